@@ -153,17 +153,7 @@ def resolve(settings: Settings) -> Settings:
 def read_preset(path: Path, name: str | None = None) -> tuple[str, Flat]:
     """Read a preset's description and its settings. Raises SettingsError for a file that is not one."""
     name = name or str(path)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise SettingsError(f"{name}: cannot be read ({error.strerror}).") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise SettingsError(f"{name}: not a YAML file ({reason}).") from error
-    if content is None:
-        content = {}
-    if not isinstance(content, dict):
-        raise SettingsError(f"{name}: expected settings such as `rules: yue`, found {type(content).__name__}.")
+    content = load_yaml(path, name)
     description = content.pop("description", "")
     if not isinstance(description, str):
         raise SettingsError(f"{name}: `description` must be text, found {description!r}.")
@@ -171,6 +161,25 @@ def read_preset(path: Path, name: str | None = None) -> tuple[str, Flat]:
     for key, value in flat.items():
         _checked(name, key, value)
     return description, flat
+
+
+def load_yaml(path: Path, name: str) -> dict[Any, Any]:
+    """Read a YAML mapping; an empty file is an empty one. Raises SettingsError, calling the file `name`."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise SettingsError(f"{name}: cannot be read ({error.strerror}).") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise SettingsError(f"{name}: not a YAML file ({reason}).") from error
+    if content is not None and not isinstance(content, dict):
+        raise SettingsError(f"{name}: expected settings such as `rules: yue`, found {type(content).__name__}.")
+    return content or {}
+
+
+def dump_yaml(tree: Mapping[str, Any]) -> str:
+    """Write plain values as YAML, keys in the order given."""
+    return yaml.safe_dump(dict(tree), sort_keys=False, allow_unicode=True)
 
 
 def parse_assignments(assignments: Iterable[str]) -> Flat:

@@ -1,0 +1,108 @@
+"""What the user asked for: texts, preset, overrides and seed, as kept in `song.yaml`, `lyrics.txt` and `genre.txt`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from yue_cli.atomic import write_bytes
+from yue_cli.errors import ArtifactError, SettingsError
+from yue_cli.settings import Flat, Layer, dump_yaml, flatten_tree, is_execution, load_yaml
+
+SONG_FILE = "song.yaml"
+SONG_FORMAT = "yue-song"
+SONG_VERSION = 1
+_KEYS = {"format", "version", "preset", "overrides", "seed", "reseeded", "forced"}
+
+
+@dataclass(frozen=True)
+class Song:
+    """One request. Execution settings are never part of it, but for those of the preset it names."""
+
+    lyrics: str | None = None
+    genre: str | None = None
+    preset: str | None = None  # a name, or the path of a file
+    overrides: Flat = field(default_factory=dict)  # result settings that differ from the preset
+    seed: int | None = None
+    reseeded: Mapping[int, int] = field(default_factory=dict)  # segment → the seed from there on
+    forced: tuple[str, ...] = ()  # stages that a forced run has still to make
+
+    def segment_seed(self, number: int) -> int:
+        """Tell which seed segment `number` (from 1) is sung with."""
+        assert self.seed is not None, "a song needs a seed before it is sung"
+        starts = [start for start in self.reseeded if start <= number]
+        return self.reseeded[max(starts)] if starts else self.seed
+
+    def reseed_from(self, number: int, seed: int) -> "Song":
+        """Sing segment `number` and all later ones with another seed."""
+        kept = {start: value for start, value in self.reseeded.items() if start < number}
+        return replace(self, reseeded={**kept, number: seed})
+
+    def with_preset(self, preset: str, values: Flat) -> "Song":
+        """Take another preset; overrides that it sets are dropped, the others stay."""
+        kept = {key: value for key, value in self.overrides.items() if key not in values}
+        return replace(self, preset=preset, overrides=kept)
+
+    def with_overrides(self, values: Flat) -> "Song":
+        """Keep the result settings among `values`; the seed has a place of its own."""
+        kept = {key: value for key, value in values.items() if not is_execution(key) and key != "seed"}
+        return replace(self, overrides=self.overrides | kept)
+
+    def layer(self) -> Layer:
+        """Return the overrides as one layer of settings."""
+        return Layer(SONG_FILE, self.overrides)
+
+
+def write_song(folder: Path, song: Song) -> None:
+    """Write `song.yaml` and, where they differ from what is there, the texts."""
+    for name, text in (("lyrics.txt", song.lyrics), ("genre.txt", song.genre)):
+        content = None if text is None else text.encode()
+        if content is not None and _read_if_there(folder / name) != content:
+            write_bytes(folder / name, content)
+    content_tree: dict[str, Any] = {
+        "format": SONG_FORMAT,
+        "version": SONG_VERSION,
+        "preset": song.preset,
+        "overrides": dict(song.overrides),
+        "seed": song.seed,
+    }
+    if song.reseeded:
+        content_tree["reseeded"] = dict(song.reseeded)
+    if song.forced:
+        content_tree["forced"] = list(song.forced)
+    content = dump_yaml(content_tree).encode()
+    if _read_if_there(folder / SONG_FILE) != content:
+        write_bytes(folder / SONG_FILE, content)
+
+
+def read_song(folder: Path) -> Song:
+    """Read what a folder holds of a request; texts come as they lie there, checked later. Raises ArtifactError."""
+    path = folder / SONG_FILE
+    tree: dict[Any, Any] = {}
+    if path.exists():
+        try:
+            tree = load_yaml(path, str(path))
+        except SettingsError as error:
+            raise ArtifactError(f"{error} Remove it to start from the default settings.") from error
+        if tree.get("format") != SONG_FORMAT or tree.get("version") != SONG_VERSION:
+            raise ArtifactError(
+                f"{path}: expected {SONG_FORMAT} version {SONG_VERSION}, found {tree.get('format')} version "
+                f"{tree.get('version')}. Update yue to use this song."
+            )
+        unknown = sorted(str(key) for key in tree.keys() - _KEYS)
+        if unknown:
+            raise ArtifactError(f"{path}: unknown key `{unknown[0]}`; it was written by another version of yue.")
+    try:
+        return Song(
+            preset=tree.get("preset"),
+            overrides=flatten_tree(tree.get("overrides") or {}),
+            seed=None if tree.get("seed") is None else int(tree["seed"]),
+            reseeded={int(start): int(seed) for start, seed in (tree.get("reseeded") or {}).items()},
+            forced=tuple(tree.get("forced") or ()),
+        )
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ArtifactError(f"{path}: a value has the wrong form ({error}).") from error
+
+
+def _read_if_there(path: Path) -> bytes | None:
+    return path.read_bytes() if path.exists() else None
