@@ -35,6 +35,14 @@ _PUBLISHED_SPECIALS = {
     "<PAD>": 83737,
 }
 
+# YuE mmtokenizer.py: what its tokenizer turns into one id when it stands in a text, and nothing else.
+CONTROL_STRINGS = tuple(
+    """
+    <CLS> <SEP> <EOD> <MASK> <SOA> <EOA> <SOV> <EOV> <SOI> <EOI> <s_local> <e_local> <s_global> <e_global>
+    <stage_1> <stage_2> <PAD> <s> </s>
+    """.split()
+)
+
 
 @dataclass(frozen=True)
 class Vocabulary:
