@@ -1,0 +1,63 @@
+"""What every engine can do: logits for a few rows of ids. Knows ids only, neither music nor sampling."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Head = tuple[range, ...]  # wanted rows of the output head; the logits' columns come in this order
+Pick = Callable[[Tensor], Tensor]  # logits float32 [R, columns] → ids int64 [R, 1]
+Advance = Callable[[Tensor], Tensor]  # ids int64 [R, n] → ids int64 [R, 1]
+
+
+class Engine(ABC):
+    """Next-token logits for a few rows of ids, with the key/value cache inside.
+
+    `rows` and `length` are capacities, fixed when the engine is opened: rows decoded together, and ids in each row.
+    A row's numbers depend on its own ids only; what the other rows hold never changes them beyond rounding.
+    """
+
+    def __init__(self, *, vocabulary_size: int, rows: int, length: int, device: torch.device) -> None:
+        self.vocabulary_size = vocabulary_size
+        self.rows = rows
+        self.length = length
+        self.device = device
+
+    @property
+    @abstractmethod
+    def memory(self) -> int:
+        """Bytes held on the device: weights and cache."""
+
+    @abstractmethod
+    def prefill(self, rows: Sequence[np.ndarray], head: Head | None = None) -> Tensor:
+        """Empty the cache, read whole rows and return the logits after the last id of each.
+
+        rows: int64 arrays [n_i], at least one id each, of any lengths; at most `self.rows` of them.
+        Returns float32 [R, columns]: the columns that `head` names, or the whole vocabulary.
+        The work is cut in fixed sizes, so that equal rows give equal numbers in every run.
+        """
+
+    @abstractmethod
+    def step(self, ids: Tensor, head: Head | None = None) -> Tensor:
+        """Read n more known ids in each row of the last `prefill` and return the logits after the last.
+
+        ids: int64 [R, n] on the engine's device. Returns float32 [R, columns].
+        """
+
+    def fuse(self, pick: Pick, head: Head | None = None) -> Advance:
+        """Join a step and the choice of the next id.
+
+        pick: works on tensors only and never waits for the device, so that an engine may record it. What it
+        remembers lives in tensors that it changes in place.
+        """
+
+        def advance(ids: Tensor) -> Tensor:
+            return pick(self.step(ids, head))
+
+        return advance
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give the memory back. The engine cannot be used afterwards."""
