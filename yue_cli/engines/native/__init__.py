@@ -1,0 +1,37 @@
+"""The engine of this package: PyTorch alone, on a CPU or a GPU."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from yue_cli.engines import ModelFacts
+from yue_cli.engines.native.config import LlamaConfig
+
+if TYPE_CHECKING:
+    import torch
+
+    from yue_cli.engines.native.engine import NativeEngine
+
+
+def available() -> str | None:
+    """Tell why this engine cannot be used here: it always can."""
+    return None
+
+
+def describe(folder: Path, *, dtype: "torch.dtype") -> ModelFacts:
+    """Read the sizes of a checkpoint folder. Raises CheckpointError."""
+    config = LlamaConfig.read(folder)
+    return ModelFacts(
+        vocabulary_size=config.vocabulary_size,
+        max_length=config.max_length,
+        parameter_bytes=config.parameters * dtype.itemsize,
+        cache_bytes_per_token=config.cache_values_per_token * dtype.itemsize,
+    )
+
+
+def open_engine(
+    folder: Path, *, rows: int, length: int, device: "torch.device", dtype: "torch.dtype"
+) -> "NativeEngine":
+    """Load a checkpoint folder. Raises CheckpointError and EngineError."""
+    from yue_cli.engines.native.engine import NativeEngine
+
+    return NativeEngine.open(folder, rows=rows, length=length, device=device, dtype=dtype)

@@ -1,0 +1,138 @@
+"""Reads a LLaMA's weights from safetensors files, one tensor at a time. The only file that knows their names."""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from yue_cli.engines.native.config import LlamaConfig
+from yue_cli.engines.native.model import Layer, Weights
+from yue_cli.errors import CheckpointError
+
+INDEX_FILE = "model.safetensors.index.json"
+_PATTERN = "model*.safetensors"
+
+
+def load(folder: Path, config: LlamaConfig, *, device: torch.device, dtype: torch.dtype) -> Weights:
+    """Load every weight as `dtype` onto `device`.
+
+    Never holds more than one tensor beside those already in place. Raises CheckpointError.
+    """
+    with torch.inference_mode():
+        return _Loader(folder, device, dtype).load(config)
+
+
+class _Loader:
+    def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype) -> None:
+        self.folder, self.device, self.dtype = folder, device, dtype
+        self.places = _find_tensors(folder)
+
+    def load(self, config: LlamaConfig) -> Weights:
+        hidden, inner, size = config.hidden, config.inner, config.head_size
+        embedding = self.read("model.embed_tokens.weight", config.vocabulary_size, hidden)
+        layers = []
+        for number in range(config.layers):
+            name = f"model.layers.{number}."
+            layers.append(
+                Layer(
+                    attention_norm=self.read(name + "input_layernorm.weight", hidden),
+                    qkv=self.join(
+                        {
+                            name + "self_attn.q_proj.weight": config.heads * size,
+                            name + "self_attn.k_proj.weight": config.key_value_heads * size,
+                            name + "self_attn.v_proj.weight": config.key_value_heads * size,
+                        },
+                        hidden,
+                    ),
+                    output=self.read(name + "self_attn.o_proj.weight", hidden, config.heads * size),
+                    inner_norm=self.read(name + "post_attention_layernorm.weight", hidden),
+                    gate_up=self.join(
+                        {name + "mlp.gate_proj.weight": inner, name + "mlp.up_proj.weight": inner}, hidden
+                    ),
+                    down=self.read(name + "mlp.down_proj.weight", hidden, inner),
+                )
+            )
+        head = embedding if config.tied else self.read("lm_head.weight", config.vocabulary_size, hidden)
+        return Weights(embedding, layers, norm=self.read("model.norm.weight", hidden), head=head)
+
+    def join(self, parts: dict[str, int], columns: int) -> Tensor:
+        """Read matrices one under the other into one."""
+        joined = torch.empty(sum(parts.values()), columns, dtype=self.dtype, device=self.device)
+        start = 0
+        for name, rows in parts.items():
+            self.read_into(joined[start : start + rows], name)
+            start += rows
+        return joined
+
+    def read(self, name: str, *shape: int) -> Tensor:
+        return self.read_into(torch.empty(shape, dtype=self.dtype, device=self.device), name)
+
+    def read_into(self, target: Tensor, name: str) -> Tensor:
+        path = self.places.get(name)
+        if path is None:
+            raise CheckpointError(f"{self.folder}: no tensor {name} in its {len(set(self.places.values()))} file(s).")
+        try:
+            with safe_open(path, framework="pt") as file:
+                if name not in set(file.keys()):
+                    raise CheckpointError(f"{path}: no tensor {name}, where {INDEX_FILE} says it is.")
+                found = file.get_tensor(name)
+        except (SafetensorError, OSError) as error:
+            raise _unreadable(path, error) from error
+        if found.shape != target.shape:
+            raise CheckpointError(
+                f"{path}: {name} is {list(found.shape)}; expected {list(target.shape)} from config.json."
+            )
+        if not found.is_floating_point():
+            raise CheckpointError(f"{path}: {name} holds {found.dtype}; expected float32, bfloat16 or float16.")
+        target.copy_(found)
+        return target
+
+
+def _find_tensors(folder: Path) -> dict[str, Path]:
+    """Tell which file holds each tensor: by the index, or by looking into every file."""
+    index = folder / INDEX_FILE
+    if index.exists():
+        try:
+            names = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            places = {name: folder / file for name, file in names.items()}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{index}: not an index of safetensors files ({error}).") from error
+        for path in sorted(set(places.values())):
+            if not path.exists():
+                raise CheckpointError(f"{path}: missing, though {INDEX_FILE} names it; fetch the model again.")
+        return places
+    files = sorted(folder.glob(_PATTERN))
+    if not files:
+        raise CheckpointError(f"{folder}: no {_PATTERN}; only weights in safetensors files are read.")
+    places = {}
+    for path in files:
+        try:
+            with safe_open(path, framework="pt") as file:
+                places |= dict.fromkeys(file.keys(), path)
+        except (SafetensorError, OSError) as error:
+            raise _unreadable(path, error) from error
+    return places
+
+
+def _unreadable(path: Path, error: Exception) -> CheckpointError:
+    """Say what is wrong with a file: cut short, a git-lfs stub, or no safetensors file at all."""
+    found = path.stat().st_size if path.exists() else 0
+    expected = _size_by_header(path)
+    if expected is not None and found < expected:
+        return CheckpointError(f"{path}: cut short: expected {expected} bytes, found {found}; fetch the model again.")
+    return CheckpointError(f"{path}: not a safetensors file ({error}), {found} bytes; fetch the model again.")
+
+
+def _size_by_header(path: Path) -> int | None:
+    """Compute a safetensors file's size: 8 bytes of length, a JSON header, then data up to the furthest offset."""
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if length > path.stat().st_size:
+                return None
+            header = json.loads(file.read(length))
+        return 8 + length + max(entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None

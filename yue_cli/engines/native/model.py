@@ -1,0 +1,149 @@
+"""A LLaMA with a static key/value cache. Knows tensors only: no files, no sampling.
+
+Source of the computation: LLaMA (arXiv 2302.13971) as `LlamaForCausalLM` of transformers defines it: rotary
+embedding by halves, grouped queries (arXiv 2305.13245), RMSNorm in float32, SwiGLU.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from yue_cli.engines.native.config import LlamaConfig
+
+# Up to here `weight @ x.T` beats `x @ weight.T` on a CPU in float32, by up to three times at 2 to 4 rows.
+_FEW_ROWS = 32
+
+
+@dataclass(frozen=True)
+class Layer:
+    attention_norm: Tensor  # [hidden]
+    qkv: Tensor  # queries, keys, values one under the other: [(heads + 2 key_value_heads) * head_size, hidden]
+    output: Tensor  # [hidden, heads * head_size]
+    inner_norm: Tensor  # [hidden]
+    gate_up: Tensor  # [2 * inner, hidden]
+    down: Tensor  # [hidden, inner]
+
+
+@dataclass(frozen=True)
+class Weights:
+    embedding: Tensor  # [vocabulary, hidden]
+    layers: list[Layer]
+    norm: Tensor  # [hidden]
+    head: Tensor  # [vocabulary, hidden]
+
+    def tensors(self) -> list[Tensor]:
+        """List every tensor once."""
+        tables = [self.embedding, self.norm] + ([] if self.head is self.embedding else [self.head])
+        return tables + [tensor for layer in self.layers for tensor in vars(layer).values()]
+
+
+@dataclass(frozen=True)
+class Span:
+    """Rows of a batch that stand at the same position, and the cache slots that they own."""
+
+    rows: slice  # of the batch
+    slots: slice  # of the cache
+    start: int  # ids already in the cache
+
+
+class Llama:
+    def __init__(self, config: LlamaConfig, weights: Weights, *, rows: int, length: int) -> None:
+        self.config = config
+        self.weights = weights
+        shape = (rows, config.key_value_heads, length, config.head_size)
+        like = weights.embedding
+        # Zeros, not whatever was there: a slot that was never written must not hold NaN.
+        self.keys = [like.new_zeros(shape) for _ in weights.layers]
+        self.values = [like.new_zeros(shape) for _ in weights.layers]
+        self.cosine, self.sine = _rotary_tables(config, length, like.device)
+
+    def forward(self, ids: Tensor, spans: list[Span]) -> Tensor:
+        """Read n ids in each row, remember their keys and values, return the last position's hidden state.
+
+        ids: int64 [R, n]. Returns [R, hidden], before the head.
+        """
+        count = ids.shape[1]
+        rotation = self._rotation(spans, count)
+        masks = [self._mask(span.start, count, ids.device) for span in spans]
+        x = F.embedding(ids, self.weights.embedding)  # [R, n, hidden]
+        for layer, keys, values in zip(self.weights.layers, self.keys, self.values, strict=True):
+            x = x + self._attend(self._norm(x, layer.attention_norm), layer, keys, values, spans, masks, rotation)
+            gate, up = linear(self._norm(x, layer.inner_norm), layer.gate_up).chunk(2, dim=-1)
+            x = x + linear(F.silu(gate) * up, layer.down)
+        return self._norm(x[:, -1], self.weights.norm)
+
+    def _attend(
+        self,
+        x: Tensor,
+        layer: Layer,
+        keys: Tensor,
+        values: Tensor,
+        spans: list[Span],
+        masks: list[Tensor | None],
+        rotation: tuple[Tensor, Tensor],
+    ) -> Tensor:
+        """Write the new keys and values, then let every row look at its own ids. x: [R, n, hidden]."""
+        heads, shared, size = self.config.heads, self.config.key_value_heads, self.config.head_size
+        rows, count, _ = x.shape
+        qkv = linear(x, layer.qkv).view(rows, count, heads + 2 * shared, size).transpose(1, 2)
+        q, k, v = qkv.split([heads, shared, shared], dim=1)  # each [R, heads, n, size]
+        q, k = _rotate(q, *rotation), _rotate(k, *rotation)
+        # The queries that share a key stand together as more positions of one head.
+        q = q.reshape(rows, shared, heads // shared * count, size)
+        outputs = []
+        for span, mask in zip(spans, masks, strict=True):
+            stop = span.start + count
+            keys[span.slots, :, span.start : stop] = k[span.rows]
+            values[span.slots, :, span.start : stop] = v[span.rows]
+            known = (keys[span.slots, :, :stop], values[span.slots, :, :stop])
+            outputs.append(F.scaled_dot_product_attention(q[span.rows], *known, attn_mask=mask))
+        attended = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+        attended = attended.view(rows, heads, count, size).transpose(1, 2).reshape(rows, count, heads * size)
+        return linear(attended, layer.output)
+
+    def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
+        wide = x.float()
+        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.config.norm_epsilon)
+        return wide.to(x.dtype) * weight
+
+    def _rotation(self, spans: list[Span], count: int) -> tuple[Tensor, Tensor]:
+        """Look up cosines and sines [R or 1, 1, n, size / 2] of every row's positions."""
+
+        def look_up(table: Tensor) -> Tensor:
+            parts = [table[span.start : span.start + count] for span in spans]
+            if len(parts) == 1:
+                return parts[0][None, None]
+            sizes = [span.rows.stop - span.rows.start for span in spans]
+            return torch.cat([part.expand(size, 1, -1, -1) for part, size in zip(parts, sizes, strict=True)])
+
+        return look_up(self.cosine), look_up(self.sine)
+
+    def _mask(self, start: int, count: int, device: torch.device) -> Tensor | None:
+        """Say which keys each of the new ids may see: bool [groups * n, start + n]; None where all may."""
+        if count == 1:
+            return None
+        mask = torch.ones(count, start + count, dtype=torch.bool, device=device).tril(start)
+        return mask.repeat(self.config.heads // self.config.key_value_heads, 1)
+
+
+def linear(x: Tensor, weight: Tensor) -> Tensor:
+    """Multiply x [..., in] by weight [out, in], in whichever order is faster. Only shapes decide."""
+    rows = x.shape[:-1].numel()
+    if x.device.type == "cpu" and x.dtype == torch.float32 and rows <= _FEW_ROWS:
+        return (weight @ x.reshape(rows, -1).T).T.reshape(*x.shape[:-1], -1)
+    return F.linear(x, weight)
+
+
+def _rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """Turn each pair (first half, second half) of a head by its position's angle. x: [R, heads, n, size]."""
+    first, second = x.float().chunk(2, dim=-1)
+    return torch.cat((first * cosine - second * sine, second * cosine + first * sine), dim=-1).to(x.dtype)
+
+
+def _rotary_tables(config: LlamaConfig, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Compute cosines and sines [length, head_size / 2], in float64 so that far positions are exact."""
+    exponents = torch.arange(0, config.head_size, 2, dtype=torch.float64) / config.head_size
+    angles = torch.outer(torch.arange(length, dtype=torch.float64), config.rope_theta**-exponents)
+    return angles.cos().float().to(device), angles.sin().float().to(device)
