@@ -1,0 +1,137 @@
+"""The decoding half of the codec against golden vectors of YuE's reference inference, at the published size.
+
+`encode_*` files belong to the codec's encoder.
+"""
+
+import functools
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.conformance.codec_weights import Arrays, codec_weights, to_tensors, vocoder_weights
+from tests.conformance.folders import files
+from xcodec_mini_infer import checkpoint
+from xcodec_mini_infer.codec import Codec, CodecConfig
+from xcodec_mini_infer.vocoder import Vocoder, VocoderConfig
+
+# Largest difference over the peak of the expected array. An independent float32 rewrite lands at 4e-6, 6e-7, 2e-7.
+WAVE, VOCODER_WAVE, EMBEDDING, INTERMEDIATE = 2e-5, 1e-5, 1e-6, 1e-5
+
+
+@functools.cache
+def arrays(salt: str) -> dict[str, Arrays]:
+    return {
+        checkpoint.CODEC_FILE: codec_weights(salt, CodecConfig()),
+        checkpoint.VOCAL_FILE: vocoder_weights(salt, "vocal", VocoderConfig()),
+        checkpoint.INSTRUMENTAL_FILE: vocoder_weights(salt, "inst", VocoderConfig()),
+    }
+
+
+@functools.cache
+def studio(salt: str) -> tuple[Codec, Vocoder, Vocoder]:
+    """Make a checkpoint folder of the published size, once, and load it."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        tensors = {file: to_tensors(content) for file, content in arrays(salt).items()}
+        checkpoint.write(folder, CodecConfig(), VocoderConfig(), tensors)
+        return (
+            checkpoint.load_codec(folder),
+            checkpoint.load_vocoder(folder, checkpoint.VOCAL_FILE),
+            checkpoint.load_vocoder(folder, checkpoint.INSTRUMENTAL_FILE),
+        )
+
+
+def salt_beside(path: Path) -> str:
+    return str(json.loads((path.parent / "weights_check.json").read_text())["salt"])
+
+
+def close(found: Tensor, expected: np.ndarray, tolerance: float, name: str) -> None:
+    assert tuple(found.shape) == expected.shape, f"{name}: shape {tuple(found.shape)}, expected {expected.shape}"
+    difference = np.abs(found.numpy() - expected)
+    worst = np.unravel_index(difference.argmax(), difference.shape)
+    error = difference[worst] / np.abs(expected).max()
+    assert error <= tolerance, (
+        f"{name}: {error:.2e} of the peak at {worst}: {found.numpy()[worst]}, expected {expected[worst]}"
+    )
+
+
+def record(modules: dict[str, nn.Module]) -> dict[str, Tensor]:
+    """Keep what modules return in the next run."""
+    seen: dict[str, Tensor] = {}
+
+    def watch(name: str, module: nn.Module) -> None:
+        def keep(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
+            seen[name] = output.clone()
+            handle.remove()
+
+        handle = module.register_forward_hook(keep)
+
+    for name, module in modules.items():
+        watch(name, module)
+    return seen
+
+
+@pytest.mark.parametrize("path", files("codec", "weights_check.json"))
+def test_weights_follow_the_rule(path: Path) -> None:
+    checks = json.loads(path.read_text())
+    ours = {"codec_model": checkpoint.CODEC_FILE, "vocal": checkpoint.VOCAL_FILE, "inst": checkpoint.INSTRUMENTAL_FILE}
+    checked = 0
+    for group, file in ours.items():
+        weights = arrays(checks["salt"])[file]
+        for name, check in checks[group].items():
+            if name in weights:  # the encoder's are listed too
+                value = weights[name].astype(np.float64)
+                np.testing.assert_allclose(
+                    value.ravel()[: len(check["first"])], check["first"], rtol=1e-6, err_msg=name
+                )
+                np.testing.assert_allclose(value.sum(), check["sum"], rtol=1e-5, atol=1e-3, err_msg=name)
+                np.testing.assert_allclose(np.square(value).sum(), check["sumsq"], rtol=1e-6, err_msg=name)
+                checked += 1
+    assert checked >= 20
+
+
+@pytest.mark.parametrize("path", files("codec", "decode_*.npz"))
+def test_codes_become_16_khz(path: Path) -> None:
+    golden = np.load(path)
+    codec, _, _ = studio(salt_beside(path))
+    layers = {"fc_post2": codec.to_decoder, "model0_every16th": codec.decoder.first}
+    layers |= {f"model{i}_every16th": block for i, block in enumerate(codec.decoder.blocks, start=1)}
+    layers["model5_every16th"] = codec.decoder.snake
+    seen = record(layers)
+    codes = torch.from_numpy(golden["codes"]).transpose(0, 1)
+    embedding = codec.embed(codes)
+    wave = codec.decode_embedding(embedding)
+    for name in golden.files:
+        if name == "embed":
+            close(embedding, golden[name], EMBEDDING, name)
+        elif name == "fc_post2":
+            close(seen[name].transpose(1, 2), golden[name], INTERMEDIATE, name)
+        elif name.startswith("model"):
+            close(seen[name][:, ::16], golden[name], INTERMEDIATE, name)
+    close(wave, golden["wave"][:, 0], WAVE, "wave")
+    close(codec.decode(codes, chunk_frames=40), golden["wave"][:, 0], WAVE, "wave in chunks")
+
+
+@pytest.mark.parametrize("path", files("codec", "vocos_*.npz"))
+def test_codes_become_44_khz(path: Path) -> None:
+    golden = np.load(path)
+    codec, vocal, instrumental = studio(salt_beside(path))
+    vocoder = vocal if str(golden["decoder"]) == "vocal" else instrumental
+    seen = record(
+        {
+            "norm": vocoder.norm,
+            "block0": vocoder.blocks[0],
+            "block7": vocoder.blocks[7],
+            "final": vocoder.final_norm,
+            "head": vocoder.head.out,
+        }
+    )
+    wave = vocoder.decode(codec.embed(torch.from_numpy(golden["codes"]).transpose(0, 1)))
+    for name in seen.keys() & set(golden.files):
+        close(seen[name], golden[name], INTERMEDIATE, name)
+    close(wave, golden["wave"], VOCODER_WAVE, "wave")
