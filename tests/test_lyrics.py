@@ -156,7 +156,7 @@ def test_another_name_of_a_part_is_told() -> None:
 def test_an_unknown_tag_is_kept_and_told() -> None:
     assert shape(read("[verse]\nla\n[Spoken Word]\nlo")) == [("verse", "la"), ("spoken_word", "lo")]
     assert warnings("[Spoken Word]\nlo") == [
-        "[Spoken Word] is not a tag that the model is known to know; it reads [spoken_word] (line 1)"
+        "[Spoken Word] is none of YuE's own tags; the model reads [spoken_word] (line 1)"
     ]
 
 
@@ -209,6 +209,13 @@ def test_too_many_words_are_told_before_they_are_cut() -> None:
     ]
     assert parse(f"[verse]\n{words}", "lyrics.txt", limit_s=60.0).warnings == ()
     assert SEGMENT_LIMIT_S == 30.0
+
+
+def test_a_part_that_is_only_named_again_is_told() -> None:
+    assert warnings("[chorus]\nla\n[verse]\n\n[Chorus]\n") == [
+        "the chorus at line 5 has no words and is played, not sung: write them out again"
+    ]
+    assert warnings("[bridge]\n\n[bridge]\n...") == []
 
 
 @pytest.mark.parametrize(

@@ -208,9 +208,7 @@ def _read_as_published(text: str, rules: str) -> tuple[list[Section], list[Lyric
 
 def _tag_warnings(written: str, tag: str, line: int) -> Iterator[LyricsWarning]:
     if tag not in TAGS:
-        yield LyricsWarning(
-            line, f"[{written}] is not a tag that the model is known to know; it reads [{tag}] (line {line})"
-        )
+        yield LyricsWarning(line, f"[{written}] is none of YuE's own tags; the model reads [{tag}] (line {line})")
     elif "".join(_letters(_fold(written))) != tag:
         yield LyricsWarning(line, f"[{written}] is sung as {tag} (line {line})")
 
@@ -245,7 +243,15 @@ def _singing_warnings(sections: list[Section], limit_s: float) -> Iterator[Lyric
         yield LyricsWarning(
             line, f"the song starts with [intro] (line {line}); [verse] or [chorus] start more reliably"
         )
+    sung: set[str] = set()
     for section in sections:
+        if not section.words and section.tag in sung:
+            text = (
+                f"the {section.tag} at line {section.line} has no words and is played, not sung: write them out again"
+            )
+            yield LyricsWarning(section.line, text)
+        if section.words:
+            sung.add(section.tag)
         if section.seconds > limit_s:
             yield LyricsWarning(
                 section.line,
