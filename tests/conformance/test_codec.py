@@ -15,12 +15,14 @@ from torch import Tensor, nn
 
 from tests.conformance.codec_weights import Arrays, codec_weights, to_tensors, vocoder_weights
 from tests.conformance.folders import files
-from xcodec_mini_infer import checkpoint
+from xcodec_mini_infer import SAMPLE_RATE, VOCODER_SAMPLE_RATE, checkpoint
 from xcodec_mini_infer.codec import Codec, CodecConfig
+from xcodec_mini_infer.resample import resample
 from xcodec_mini_infer.vocoder import Vocoder, VocoderConfig
+from yue_cli.mixing import BandFilter, replace_low
 
 # Largest difference over the peak of the expected array. An independent float32 rewrite lands at 4e-6, 6e-7, 2e-7.
-WAVE, VOCODER_WAVE, EMBEDDING, INTERMEDIATE = 2e-5, 1e-5, 1e-6, 1e-5
+WAVE, VOCODER_WAVE, EMBEDDING, INTERMEDIATE, POST = 2e-5, 1e-5, 1e-6, 1e-5, 5e-6
 
 
 @functools.cache
@@ -135,3 +137,30 @@ def test_codes_become_44_khz(path: Path) -> None:
     for name in seen.keys() & set(golden.files):
         close(seen[name], golden[name], INTERMEDIATE, name)
     close(wave, golden["wave"], VOCODER_WAVE, "wave")
+
+
+@pytest.mark.parametrize("path", files("codec", "resample_*.npz"))
+def test_sample_rates_change(path: Path) -> None:
+    golden = np.load(path)
+    rate, new_rate = (int(value) for value in golden["rates"])
+    samples = torch.from_numpy(golden["x"])
+    close(resample(samples, rate, new_rate), golden["y"], POST, "y")
+    close(resample(samples.mean(0, keepdim=True), rate, new_rate), golden["mono"], POST, "mono")
+
+
+@pytest.mark.parametrize("path", files("codec", "post_*.npz"))
+def test_two_bands_become_one_mix(path: Path) -> None:
+    golden = np.load(path)
+    close(torch.from_numpy(replace_low(golden["a"], golden["b"])), golden["out"], POST, "out")
+    if "a44" in golden.files:
+        resampled = resample(torch.from_numpy(golden["a"]), SAMPLE_RATE, VOCODER_SAMPLE_RATE)
+        close(resampled, golden["a44"], POST, "a44")
+        bands = {
+            "a_low": BandFilter("low", 1)(resampled),
+            "b_low": BandFilter("low", 1)(torch.from_numpy(golden["b"])),
+            "b_high": BandFilter("high", 1)(torch.from_numpy(golden["b"])),
+        }
+        for name, band in bands.items():
+            close(band, golden[name], POST, name)
+        levels = torch.stack([bands[name].double().square().mean().sqrt() for name in ("a_low", "b_low")])
+        close(levels, golden["rms"], POST, "rms")
