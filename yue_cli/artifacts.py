@@ -6,7 +6,7 @@ Knows single files and one stage's folder; where they lie in a song's folder is 
 import hashlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -82,7 +82,7 @@ class Manifest:
         return cls(**(content | {"truncated": tuple(manifest.truncated)}))
 
 
-def describe_files(folder: Path, names: list[str]) -> dict[str, dict[str, Any]]:
+def describe_files(folder: Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Hash a stage's files for its manifest, with the shape of each array."""
     facts: dict[str, dict[str, Any]] = {}
     for name in names:
@@ -165,7 +165,12 @@ def storable(codes: np.ndarray, where: str, remedy: str) -> np.ndarray:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write JSON for people and programs, atomically."""
-    write_bytes(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+    write_bytes(path, encode_json(content))
+
+
+def encode_json(content: Mapping[str, Any]) -> bytes:
+    """Spell JSON as all our files do."""
+    return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
 
 
 def read_json(path: Path, expected_format: str, expected_version: int) -> dict[str, Any]:

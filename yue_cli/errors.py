@@ -59,3 +59,7 @@ class ProjectInUseError(YueError):
     """Another process works on the same project folder."""
 
     kind = "in use"
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, with a word about what is kept: exit code 130."""

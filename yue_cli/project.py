@@ -129,6 +129,15 @@ class Project:
             return None
         return {f"{stage}/{path.name}": sha256_file(path) for path in paths}
 
+    def keep_raw(self, stage: str, arrays: Mapping[str, np.ndarray]) -> Path:
+        """Keep what a stage made and cannot store as tokens, in `history/`."""
+        folder = self._history(f"{stage}-raw")
+        with storage_errors(folder):
+            folder.mkdir(parents=True)
+        for name, array in arrays.items():
+            write_array(folder / f"{name}.npy", array)
+        return folder
+
     def begin(self, stage: str, keep: Mapping[str, Path | bytes] | None = None) -> Path:
         """Open a stage's folder for writing; an old one goes whole into `history/`.
 
@@ -155,15 +164,19 @@ class Project:
         if not any(path.is_file() for path in folder.rglob("*")):
             shutil.rmtree(folder)
             return None
-        with storage_errors(folder):
-            history = self.root / "history"
-            history.mkdir(exist_ok=True)
-            target = base = history / f"{stage}-{time.strftime('%Y-%m-%dT%H-%M-%S')}"
-            count = 1
-            while target.exists():
-                count += 1
-                target = base.with_name(f"{base.name}-{count}")
+        target = self._history(stage)
+        with storage_errors(target):
+            target.parent.mkdir(exist_ok=True)
             folder.rename(target)
+        return target
+
+    def _history(self, name: str) -> Path:
+        """Find a name in `history/` that is not taken."""
+        first = target = self.root / "history" / f"{name}-{time.strftime('%Y-%m-%dT%H-%M-%S')}"
+        count = 1
+        while target.exists():
+            count += 1
+            target = first.with_name(f"{first.name}-{count}")
         return target
 
     def finish(self, stage: str, manifest: Manifest) -> None:
@@ -284,11 +297,11 @@ def segment_facts(record: SegmentRecord) -> dict[str, Any]:
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Say in words what two recipes do not share."""
+    """Say in words what two recipes do not share; what is not known now (None) is not compared."""
     words = []
     for key in sorted(old.keys() | new.keys()):
         before, now = old.get(key), new.get(key)
-        if before == now:
+        if before == now or (key in new and now is None):
             continue
         if key in ("lyrics", "genre", "reference"):
             words.append(f"the {key} changed")

@@ -1,5 +1,6 @@
 """What the user asked for: texts, preset, overrides and seed, as kept in `song.yaml`, `lyrics.txt` and `genre.txt`."""
 
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -7,11 +8,13 @@ from typing import Any
 
 from yue_cli.atomic import write_bytes
 from yue_cli.errors import ArtifactError, SettingsError
-from yue_cli.settings import Flat, Layer, dump_yaml, flatten_tree, is_execution, load_yaml
+from yue_cli.presets import Preset, find
+from yue_cli.settings import Flat, Layer, Settings, combine, dump_yaml, flatten_tree, is_execution, load_yaml
 
 SONG_FILE = "song.yaml"
 SONG_FORMAT = "yue-song"
 SONG_VERSION = 1
+SEEDS = 1_000_000  # drawn seeds are below: short enough to be read aloud
 _KEYS = {"format", "version", "preset", "overrides", "seed", "reseeded", "forced"}
 
 
@@ -48,9 +51,32 @@ class Song:
         kept = {key: value for key, value in values.items() if not is_execution(key) and key != "seed"}
         return replace(self, overrides=self.overrides | kept)
 
-    def layer(self) -> Layer:
-        """Return the overrides as one layer of settings."""
-        return Layer(SONG_FILE, self.overrides)
+
+def settle(song: Song, preset: Preset | None, flags: Flat) -> tuple[Song, Settings, dict[str, str]]:
+    """Apply what is asked for now to what was asked for before.
+
+    preset: the one given now, else the song's own holds. flags: settings of the command line.
+    Returns the request to be stored, its settings (open ones still open), and where each changed setting came from.
+    The seed is drawn if none was given before or now. Raises SettingsError.
+    """
+    combine([Layer("command line", flags)])  # a wrong flag is named as one before it is stored
+    if preset is not None:
+        song = song.with_preset(preset.name, preset.values)
+    stored = preset or (find(song.preset) if song.preset else None)
+    preset_seed = stored.values.get("seed") if stored and (preset or song.seed is None) else None
+    seed = flags.get("seed", preset_seed if preset_seed is not None else song.seed)
+    seed = draw_seed() if seed is None else int(seed)
+    song = song.with_overrides(flags)
+    song = replace(song, seed=seed, reseeded=song.reseeded if seed == song.seed else {})
+    layers = [stored.layer()] if stored else []
+    layers += [Layer(SONG_FILE, song.overrides), Layer("command line", {**flags, "seed": seed})]
+    settings, sources = combine(layers)
+    return song, settings, sources
+
+
+def draw_seed() -> int:
+    """Draw a seed that nobody chose."""
+    return secrets.randbelow(SEEDS)
 
 
 def write_song(folder: Path, song: Song) -> None:

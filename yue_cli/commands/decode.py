@@ -1,0 +1,32 @@
+"""`yue decode`: codes to sound."""
+
+from yue_cli.commands import options
+from yue_cli.commands.request import Request, fulfil
+
+
+def decode(
+    folder: options.Folder,
+    preset: options.PresetName = None,
+    assignments: options.Assignments = None,
+    format: options.Format = None,
+    model: options.Model = None,
+    force: options.Force = False,
+    device: options.Device = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Turn the tokens of FOLDER/stage2 into sound: FOLDER/audio."""
+    fulfil(
+        Request(
+            stages=("audio",),
+            folder=folder,
+            preset=preset,
+            assignments=assignments or [],
+            flags={"decode.codec": model, "decode.format": format, "execution.device": device},
+            force=force,
+            json=json,
+            quiet=quiet,
+            verbose=verbose,
+        )
+    )

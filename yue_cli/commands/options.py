@@ -1,0 +1,45 @@
+"""The arguments and flags that commands share, each with one plain sentence of help."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="The song's folder.")]
+OptionalFolder = Annotated[
+    Path | None,
+    typer.Argument(metavar="[FOLDER]", show_default=False, help="The song's folder; without one, a song-NNN here."),
+]
+Genre = Annotated[
+    str | None,
+    typer.Option("--genre", metavar="FILE_OR_TEXT", help="Genre, instruments, mood, gender and timbre of the song."),
+]
+LyricsSource = Annotated[
+    str | None, typer.Option("--lyrics", metavar="FILE_OR_-", help="A file with the lyrics; - reads standard input.")
+]
+Segments = Annotated[
+    int | None, typer.Option("--segments", metavar="N", help="Sing only the first N sections of the lyrics.")
+]
+Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="Number to draw from; drawn if not given.")]
+PresetName = Annotated[
+    str | None, typer.Option("--preset", metavar="NAME_OR_FILE", help="Settings by name (yue presets) or a YAML file.")
+]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="One setting, such as stage1.temperature=0.9; may be repeated."),
+]
+Model = Annotated[str | None, typer.Option("--model", metavar="M", help="The model of this stage: a folder or a name.")]
+Format = Annotated[str | None, typer.Option("--format", metavar="NAME", help="wav, flac, ogg or mp3.")]
+Force = Annotated[bool, typer.Option("--force", help="Make anew what is current; the old is kept in history/.")]
+Device = Annotated[str | None, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N.")]
+EngineName = Annotated[str | None, typer.Option("--engine", metavar="NAME", help="auto or the name of an engine.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print errors only.")]
+Verbose = Annotated[
+    bool, typer.Option("-v", "--verbose", help="Also print timings, memory and where settings come from.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done and stop.")]
+FromSegment = Annotated[
+    int | None,
+    typer.Option("--from-segment", metavar="K", help="Keep the segments before K as they are and sing the rest anew."),
+]

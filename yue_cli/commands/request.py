@@ -1,0 +1,181 @@
+"""What `run`, `stage1`, `stage2`, `decode` and `demo` share: from flags to a song."""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import platformdirs
+
+from yue_cli import plan, presets, song
+from yue_cli.commands.console import Console, answer, answer_json, clock, duration, gigabytes
+from yue_cli.commands.texts import read_genre, read_lyrics
+from yue_cli.errors import LyricsError, StorageError
+from yue_cli.events import Warned
+from yue_cli.lyrics import read_text
+from yue_cli.project import STAGES, Project
+from yue_cli.settings import Flat, Settings, Value, parse_assignments, resolve
+from yue_cli.song import SONG_FILE, Song
+
+
+@dataclass(frozen=True)
+class Request:
+    """The flags of one command line. A flag that was not given is None and says nothing."""
+
+    folder: Path | None
+    flags: Mapping[str, Value]
+    stages: tuple[str, ...] = STAGES
+    genre: str | None = None
+    lyrics: str | None = None
+    preset: str | None = None
+    assignments: list[str] = field(default_factory=list)
+    from_segment: int | None = None
+    force: bool = False
+    dry_run: bool = False
+    json: bool = False
+    quiet: bool = False
+    verbose: bool = False
+
+    @property
+    def values(self) -> Flat:
+        """The settings that were given, flags over `--set`."""
+        given = {key: value for key, value in self.flags.items() if value is not None}
+        if self.from_segment is not None:
+            given.pop("seed", None)  # it is for the segments to be sung anew
+        return parse_assignments(self.assignments) | given
+
+    @property
+    def new_seed(self) -> int | None:
+        """The seed that was given for what is redone."""
+        seed = self.flags.get("seed", parse_assignments(self.assignments).get("seed"))
+        return seed if isinstance(seed, int) else None
+
+
+def home() -> Path:
+    """Tell where models lie and the toy is kept: `YUE_HOME`, or the user's cache folder."""
+    return Path(os.environ.get("YUE_HOME") or platformdirs.user_cache_path("yue"))
+
+
+def fulfil(request: Request) -> None:
+    """Do what the command line asks, print the answer. Raises YueError."""
+    console = Console(-1 if request.quiet else int(request.verbose))
+    preset = presets.find(request.preset) if request.preset else None
+    lyrics, lyrics_name = read_lyrics(request.lyrics) if request.lyrics else (None, "lyrics.txt")
+    genre = read_genre(request.genre) if request.genre else None
+
+    def settle(project: Project) -> tuple[Song, Settings, dict[str, str]]:
+        before = read_song(project)
+        if lyrics is not None:
+            before = replace(before, lyrics=lyrics)
+        if genre is not None:
+            before = replace(before, genre=genre)
+        return song.settle(before, preset, request.values)
+
+    def read(project: Project) -> tuple[plan.Request, dict[str, str]]:
+        asked, settings, sources = settle(project)
+        wanted = plan.read_request(asked, resolve(settings), lyrics_name)
+        if "stage1" in request.stages:
+            _need_texts(project, wanted)
+        return wanted, sources
+
+    project = Project(request.folder or _choose_folder(settle))
+    if request.stages != STAGES and not request.lyrics and not project.root.is_dir():
+        raise StorageError(f"{project.root}: there is no such folder. `yue run {project.root}` makes a song there.")
+    # Every mistake in words and settings is found before the folder is made or locked.
+    wanted, sources = read(project)
+    if "stage1" in request.stages:
+        _tell_lyrics(console, wanted, lyrics_name)
+    for key, source in sources.items():
+        console.detail("setting", f"{key} · {source}")
+    if request.dry_run:
+        _tell_plan(request, console, project, wanted)
+        return
+    project.create()
+    with project.locked():
+        wanted, _ = read(project)  # again: another process may have changed the folder until now
+        from yue_cli.pipeline import Pipeline, Workbench  # loads torch
+
+        with console.watching():
+            pipeline = Pipeline(Workbench(project, wanted, home(), console.emit, console.detail))
+            result = pipeline.run(request.stages, request.force, request.from_segment, request.new_seed)
+    for remark in result.remarks:
+        console.line("note", remark)
+    if result.music_s:
+        console.line(
+            "done",
+            f"{clock(result.music_s)} of music in {duration(result.seconds)} "
+            f"({result.seconds / result.music_s:.1f} × its length) · peak memory {_peak(result.peak_memory)} · "
+            f"seed {result.seed}",
+        )
+    if request.json:
+        answer_json(result.as_json(console.warnings))
+    else:
+        answer(str(result.answer))
+
+
+def read_song(project: Project) -> Song:
+    """Read what a folder holds of a request, its texts checked. Raises LyricsError, ArtifactError."""
+    found = song.read_song(project.root) if project.root.is_dir() else Song()
+    return replace(found, lyrics=_stored(project, "lyrics"), genre=_stored(project, "genre"))
+
+
+def _stored(project: Project, name: str) -> str | None:
+    path = project.root / f"{name}.txt"
+    return read_text(path.read_bytes(), str(path)) if path.is_file() else None
+
+
+def _choose_folder(settle: Callable[[Project], tuple[Song, Settings, dict[str, str]]]) -> Path:
+    """Take up the unfinished song-NNN here with the same texts and settings, else the next free number."""
+    numbered = sorted(Path().glob("song-[0-9][0-9][0-9]*"))
+    for path in numbered:
+        if not (path / SONG_FILE).is_file() or (path / "audio" / "manifest.json").exists():
+            continue
+        project = Project(path)
+        now, _, _ = settle(project)
+        before = read_song(project)
+        if now == before:
+            return path
+    taken = [int(path.name[5:]) for path in numbered if path.name[5:].isdigit()]
+    return Path(f"song-{max(taken, default=0) + 1:03d}")
+
+
+def _need_texts(project: Project, wanted: plan.Request) -> None:
+    """Refuse to sing without words or genre, unless the tokens are there already."""
+    if any((project.folder(stage) / "vocal.npy").exists() for stage in ("stage1", "stage2")):
+        return
+    for name, text in (("lyrics", wanted.song.lyrics), ("genre", wanted.song.genre)):
+        if text is None:
+            raise LyricsError(f"{project.root} has no {name}.txt yet: give --{name}.")
+
+
+def _tell_lyrics(console: Console, wanted: plan.Request, name: str) -> None:
+    if wanted.lyrics is None:
+        return
+    sections = wanted.lyrics.sections[: wanted.segments]
+    words, seconds = sum(section.words for section in sections), sum(section.seconds for section in sections)
+    of_all = "" if len(sections) == len(wanted.lyrics.sections) else f" of {len(wanted.lyrics.sections)}"
+    console.line("lyrics", f"{name} · {len(sections)}{of_all} sections · {words} words · about {duration(seconds)}")
+    for warning in wanted.lyrics.warnings:
+        console.emit(Warned(warning.text))
+
+
+def _tell_plan(request: Request, console: Console, project: Project, wanted: plan.Request) -> None:
+    """Answer `--dry-run`: what would be made, and why."""
+    states = plan.states(project, wanted)
+    todo = {state.stage: state for state in plan.to_do(states, request.stages)}
+    rows = [
+        {"name": state.stage, "state": state.state, "why": todo.get(state.stage, state).why, "do": state.stage in todo}
+        for state in states
+        if state.stage in request.stages
+    ]
+    if request.json:
+        answer_json({"song": str(project.root), "stages": rows, "warnings": console.warnings})
+        return
+    for row in rows:
+        why = f" ({row['why']})" if row["why"] else ""
+        answer(f"{row['name']:<8}{'would be made' if row['do'] else 'stays'}: {row['state']}{why}")
+
+
+def _peak(peak: tuple[int, int]) -> str:
+    main, gpu = peak
+    return f"{gigabytes(gpu)} GPU, {gigabytes(main)} RAM" if gpu else gigabytes(main)

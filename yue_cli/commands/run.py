@@ -1,0 +1,45 @@
+"""`yue run`: from lyrics to a song, doing what is not done yet."""
+
+from yue_cli.commands import options
+from yue_cli.commands.request import Request, fulfil
+
+
+def run(
+    folder: options.OptionalFolder = None,
+    genre: options.Genre = None,
+    lyrics: options.LyricsSource = None,
+    segments: options.Segments = None,
+    seed: options.Seed = None,
+    preset: options.PresetName = None,
+    assignments: options.Assignments = None,
+    format: options.Format = None,
+    force: options.Force = False,
+    dry_run: options.DryRun = False,
+    device: options.Device = None,
+    engine: options.EngineName = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Make a song from lyrics and genre; run it again to go on after any interruption."""
+    fulfil(
+        Request(
+            folder=folder,
+            genre=genre,
+            lyrics=lyrics,
+            preset=preset,
+            assignments=assignments or [],
+            flags={
+                "segments": segments,
+                "seed": seed,
+                "decode.format": format,
+                "execution.device": device,
+                "execution.engine": engine,
+            },
+            force=force,
+            dry_run=dry_run,
+            json=json,
+            quiet=quiet,
+            verbose=verbose,
+        )
+    )

@@ -1,0 +1,46 @@
+"""`yue stage1`: lyrics to coarse codes."""
+
+from yue_cli.commands import options
+from yue_cli.commands.request import Request, fulfil
+
+
+def stage1(
+    folder: options.Folder,
+    genre: options.Genre = None,
+    lyrics: options.LyricsSource = None,
+    segments: options.Segments = None,
+    seed: options.Seed = None,
+    preset: options.PresetName = None,
+    assignments: options.Assignments = None,
+    model: options.Model = None,
+    from_segment: options.FromSegment = None,
+    force: options.Force = False,
+    device: options.Device = None,
+    engine: options.EngineName = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Sing the lyrics into coarse tokens: FOLDER/stage1."""
+    fulfil(
+        Request(
+            stages=("stage1",),
+            folder=folder,
+            genre=genre,
+            lyrics=lyrics,
+            preset=preset,
+            assignments=assignments or [],
+            flags={
+                "segments": segments,
+                "seed": seed,
+                "stage1.model": model,
+                "execution.device": device,
+                "execution.engine": engine,
+            },
+            from_segment=from_segment,
+            force=force,
+            json=json,
+            quiet=quiet,
+            verbose=verbose,
+        )
+    )

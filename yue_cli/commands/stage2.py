@@ -1,0 +1,32 @@
+"""`yue stage2`: coarse codes to all codes."""
+
+from yue_cli.commands import options
+from yue_cli.commands.request import Request, fulfil
+
+
+def stage2(
+    folder: options.Folder,
+    preset: options.PresetName = None,
+    assignments: options.Assignments = None,
+    model: options.Model = None,
+    force: options.Force = False,
+    device: options.Device = None,
+    engine: options.EngineName = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Fill in the fine tokens for FOLDER/stage1: FOLDER/stage2."""
+    fulfil(
+        Request(
+            stages=("stage2",),
+            folder=folder,
+            preset=preset,
+            assignments=assignments or [],
+            flags={"stage2.model": model, "execution.device": device, "execution.engine": engine},
+            force=force,
+            json=json,
+            quiet=quiet,
+            verbose=verbose,
+        )
+    )

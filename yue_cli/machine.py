@@ -1,0 +1,77 @@
+"""What this machine offers: a device, its free memory, how much was used, which versions run."""
+
+import os
+import platform
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from yue_cli import __version__
+from yue_cli.errors import EngineError
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
+
+_CAREFUL_GUESS = 4 * 2**30  # bytes, where a system does not tell what is free
+
+
+def choose_device(name: str) -> torch.device:
+    """Turn the `execution.device` setting into a device; `auto` is the first GPU, else the CPU. Raises EngineError."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise EngineError(f"execution.device is `{name}`; expected auto, cpu, cuda or cuda:N.") from error
+    if device.type not in ("cpu", "cuda"):
+        raise EngineError(f"execution.device is `{name}`; expected auto, cpu, cuda or cuda:N.")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise EngineError(f"execution.device is `{name}`, but PyTorch {torch.__version__} sees no CUDA GPU; use cpu.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise EngineError(f"there is no {name}; GPUs seen: {torch.cuda.device_count()}, counted from cuda:0.")
+    return device
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """Turn the `execution.dtype` setting into a dtype; `auto` is float32 on a CPU, else bfloat16."""
+    if name == "auto":
+        name = "float32" if device.type == "cpu" else "bfloat16"
+    dtype = getattr(torch, name)
+    assert isinstance(dtype, torch.dtype), f"{name} is not a dtype"
+    return dtype
+
+
+def free_bytes(device: torch.device) -> int:
+    """Tell how much memory a new allocation on this device may take."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        fields = dict(line.split(":", 1) for line in lines)
+        return int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError):  # not Linux
+        if hasattr(os, "sysconf"):
+            return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+        return _CAREFUL_GUESS
+
+
+def peak_bytes() -> tuple[int, int]:
+    """Tell the most memory this process has used so far: main memory, GPU memory."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    main = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit if resource else 0
+    return main, torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+
+
+def versions() -> dict[str, str]:
+    """List the versions that a result may depend on."""
+    return {
+        "yue": __version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+    }

@@ -1,0 +1,52 @@
+"""The `yue` command: joins the commands; a YueError becomes one line and an exit code."""
+
+import sys
+
+import typer
+from typer.exceptions import TyperException
+
+from yue_cli import __version__
+from yue_cli.commands import console, decode, demo, lyrics, presets, run, stage1, stage2, status
+from yue_cli.errors import YueError
+
+app = typer.Typer(
+    name="yue",
+    help="Turn lyrics into full songs with the YuE models.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode=None,
+)
+for module in (run, stage1, stage2, decode, demo, lyrics, status, presets):
+    app.command()(getattr(module, module.__name__.rpartition(".")[2]))
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        console.answer(f"yue {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
+) -> None:
+    """Turn lyrics into full songs with the YuE models."""
+
+
+def main() -> None:
+    """Run the command line and leave with its exit code: 0 done, 1 error, 2 wrong usage, 130 interrupted."""
+    sys.exit(execute(sys.argv[1:]))
+
+
+def execute(arguments: list[str]) -> int:
+    """Run one command line and return its exit code, every failure reported as one line (or one JSON object)."""
+    as_json = "--json" in arguments
+    try:
+        code = app(args=arguments, prog_name="yue", standalone_mode=False)
+    except YueError as error:
+        return console.report(error.kind, str(error), exit_code=1, as_json=as_json)
+    except TyperException as error:
+        return console.report("usage", error.format_message(), exit_code=2, as_json=as_json)
+    except (KeyboardInterrupt, typer.Abort) as error:
+        return console.report("interrupted", str(error), exit_code=130, as_json=as_json)
+    return code if isinstance(code, int) else 0

@@ -1,0 +1,164 @@
+"""The toy checkpoint: the real architecture, small, with seeded random weights, to try the tool without a model.
+
+It sings nothing: random weights make sound like noise. It is made on first use, under a hash of its recipe.
+"""
+
+import hashlib
+import json
+import shutil
+import tempfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from xcodec_mini_infer import checkpoint
+from xcodec_mini_infer.codec import CodecConfig
+from xcodec_mini_infer.vocoder import VocoderConfig
+from yue_cli.atomic import storage_errors
+from yue_cli.resources import resource
+from yue_cli.tokenizer import TOKENIZER_FILE
+from yue_cli.vocab import VOCABULARY_FILE, Vocabulary
+
+SEED = 20
+CONTEXT = 4096
+_HIDDEN, _INTERMEDIATE, _LAYERS, _HEADS, _KEY_VALUE_HEADS = 128, 256, 3, 4, 2
+_LLAMA = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": _HIDDEN,
+    "intermediate_size": _INTERMEDIATE,
+    "num_hidden_layers": _LAYERS,
+    "num_attention_heads": _HEADS,
+    "num_key_value_heads": _KEY_VALUE_HEADS,
+    "max_position_embeddings": CONTEXT,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": False,
+    "torch_dtype": "float32",
+}
+_CODEC = CodecConfig(codebooks=8, dimension=64, decoder_dimension=32, decoder_channels=128)
+_VOCODER = VocoderConfig(embedding=64, dimension=64, intermediate=128, layers=4)
+
+
+def make(home: Path) -> Path:
+    """Return the toy's folder below `home`, with `stage1/`, `stage2/` and `codec/`; made if it is not there.
+
+    Raises StorageError.
+    """
+    final = home / f"toy-{_recipe_hash()}"
+    if final.is_dir():
+        return final
+    with storage_errors(final):
+        home.mkdir(parents=True, exist_ok=True)
+        building = Path(tempfile.mkdtemp(prefix=".toy-", dir=home))
+        try:
+            for stage in ("stage1", "stage2"):
+                _write_language_model(building / stage, stage)
+            _write_codec(building / "codec")
+            building.chmod(0o755)
+            try:
+                building.rename(final)
+            except OSError:
+                if not final.is_dir():  # else another process was faster, with the same numbers
+                    raise
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+    return final
+
+
+def _recipe_hash() -> str:
+    """Hash all that decides the toy's numbers; change `SEED` when the rule of filling changes."""
+    recipe = {"seed": SEED, "llama": _LLAMA, "codec": vars(_CODEC), "vocoder": vars(_VOCODER)}
+    digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode())
+    for name in (TOKENIZER_FILE, VOCABULARY_FILE):
+        digest.update(resource(f"toy/{name}").read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _write_language_model(folder: Path, stage: str) -> None:
+    folder.mkdir()
+    for name in (TOKENIZER_FILE, VOCABULARY_FILE):
+        shutil.copyfile(resource(f"toy/{name}"), folder / name)
+    rows = -(-Vocabulary.read(folder).codebook_stop // 64) * 64
+    (folder / "config.json").write_text(json.dumps(_LLAMA | {"vocab_size": rows}, indent=1) + "\n", encoding="utf-8")
+    hidden, intermediate = _HIDDEN, _INTERMEDIATE
+    shared = _HIDDEN * _KEY_VALUE_HEADS // _HEADS  # width of keys and values
+    shapes: dict[str, tuple[int, ...]] = {
+        "model.embed_tokens.weight": (rows, hidden),
+        "model.norm.weight": (hidden,),
+        "lm_head.weight": (rows, hidden),
+    }
+    for layer in range(_LAYERS):
+        shapes |= {
+            f"model.layers.{layer}.{name}.weight": shape
+            for name, shape in {
+                "input_layernorm": (hidden,),
+                "self_attn.q_proj": (hidden, hidden),
+                "self_attn.k_proj": (shared, hidden),
+                "self_attn.v_proj": (shared, hidden),
+                "self_attn.o_proj": (hidden, hidden),
+                "post_attention_layernorm": (hidden,),
+                "mlp.gate_proj": (intermediate, hidden),
+                "mlp.up_proj": (intermediate, hidden),
+                "mlp.down_proj": (hidden, intermediate),
+            }.items()
+        }
+    tensors = {name: _language_tensor(stage, name, shape) for name, shape in shapes.items()}
+    save_file(tensors, folder / "model.safetensors")
+
+
+def _write_codec(folder: Path) -> None:
+    shapes = {
+        checkpoint.CODEC_FILE: checkpoint.codec_shapes(_CODEC),
+        checkpoint.VOCAL_FILE: checkpoint.vocoder_shapes(_VOCODER),
+        checkpoint.INSTRUMENTAL_FILE: checkpoint.vocoder_shapes(_VOCODER),
+    }
+    tensors = {file: _codec_tensors(file, names) for file, names in shapes.items()}
+    checkpoint.write(folder, _CODEC, _VOCODER, tensors)
+
+
+def _language_tensor(stage: str, name: str, shape: tuple[int, ...]) -> Tensor:
+    noise = _noise(f"{stage}/{name}", shape)
+    if name.endswith("norm.weight"):
+        return 1 + 0.1 * noise
+    return noise * (0.5 if "embed" in name else shape[-1] ** -0.5)
+
+
+def _codec_tensors(file: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """Fill the codec so that levels stay in bounds through all its layers."""
+    tensors: dict[str, Tensor] = {}
+    for name, shape in shapes.items():
+        noise = _noise(f"{file}/{name}", shape)
+        if name.endswith("_codebook.embed"):
+            tensors[name] = noise * 0.8 ** int(name.split(".")[3])
+        elif name.endswith("alpha") or ("norm" in name and name.endswith("weight")):
+            tensors[name] = 1 + 0.1 * noise
+        elif name.endswith("gamma"):
+            tensors[name] = 0.1 * (1 + 0.3 * noise)
+        elif name == "head.out.bias":  # logarithms of magnitudes, then phases: louder by e
+            louder = torch.arange(shape[0]) < shape[0] // 2
+            tensors[name] = 0.05 * noise + louder.float()
+        elif name.endswith("bias"):
+            tensors[name] = 0.05 * noise
+        elif name.endswith("weight_g"):
+            tensors[name] = torch.full(shape, 0.25)
+        elif name.endswith("window"):
+            tensors[name] = torch.hann_window(shape[0])
+        elif name.endswith("weight_v"):
+            tensors[name] = noise
+        else:
+            tensors[name] = noise * float(np.prod(shape[1:])) ** -0.5
+    return tensors
+
+
+def _noise(name: str, shape: tuple[int, ...]) -> Tensor:
+    """Draw uniform noise of mean 0 and variance 1 that depends on the name alone, on any machine."""
+    key = zlib.crc32(name.encode()) + (SEED << 32)
+    raw = np.random.Philox(key=key).random_raw(int(np.prod(shape)))
+    unit = (raw >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)
+    return torch.from_numpy(((unit * 2 - 1) * np.float32(3**0.5)).reshape(shape))

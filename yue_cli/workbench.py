@@ -1,0 +1,139 @@
+"""What the making of every stage shares: where the model is, an opened engine, tokens that can be stored, manifests."""
+
+import gc
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from yue_cli import engines, machine, plan, toy, weights
+from yue_cli.artifacts import TRACKS, Manifest, Tokens, describe_files, storable, write_tokens
+from yue_cli.engines.base import Engine
+from yue_cli.errors import ArtifactError, CheckpointError
+from yue_cli.events import Emit, Note
+from yue_cli.project import Project
+from yue_cli.settings import flatten
+from yue_cli.weights import ModelFolder
+
+TITLES = {"stage1": "stage 1", "stage2": "stage 2", "audio": "decode"}
+MAKERS: dict[str, weights.Maker] = {"toy": toy.make}
+
+
+class Workbench:
+    """One song's folder, what is wanted of it, and the device it is made on."""
+
+    def __init__(
+        self, project: Project, request: plan.Request, home: Path, emit: Emit, detail: Callable[[str, str], None]
+    ) -> None:
+        self.project = project
+        self.request = request
+        self.settings = request.settings
+        self.home = home
+        self.emit = emit
+        self.detail = detail  # what only a curious user wants to know: topic, text
+        self.device = machine.choose_device(self.settings.execution.device)
+        self.dtype = machine.choose_dtype(self.settings.execution.dtype, self.device)
+
+    def locate(self, name: str | None, part: str) -> ModelFolder:
+        """Find a model's folder. Raises CheckpointError."""
+        return weights.locate(name, part, self.home, MAKERS)
+
+    def describe(self, model: ModelFolder) -> engines.ModelFacts:
+        """Read a language model's sizes without loading it. Raises CheckpointError, EngineError."""
+        return engines.describe(model.path, dtype=self.dtype, engine=self.settings.execution.engine)
+
+    @contextmanager
+    def engine(self, stage: str, model: ModelFolder, *, rows: int, length: int) -> Iterator[Engine]:
+        """Open an engine for a stage and give its memory back afterwards. Raises CheckpointError, EngineError."""
+        began = time.perf_counter()
+        opened = engines.open_engine(
+            self.settings.execution.engine,
+            model.path,
+            rows=rows,
+            length=length,
+            device=self.device,
+            dtype=self.dtype,
+        )
+        took = time.perf_counter() - began
+        self.detail(TITLES[stage], f"{model.name} on {self.device} in {took:.1f} s · {opened.memory / 1e9:.2f} GB")
+        try:
+            yield opened
+        finally:
+            opened.close()
+            del opened
+            gc.collect()
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def storable(self, stage: str, vocal: np.ndarray, instrumental: np.ndarray, remedy: str) -> Tokens:
+        """Turn a stage's codes into tokens. Those that cannot be stored are kept raw and refused: ArtifactError."""
+        tracks = dict(zip(TRACKS, (vocal, instrumental), strict=True))
+        if not vocal.size:
+            raise ArtifactError(f"{TITLES[stage]} made no music: every segment ended at once. Try another --seed.")
+        try:
+            return Tokens(*(storable(codes, f"{stage}/{track}.npy", remedy) for track, codes in tracks.items()))
+        except ArtifactError as error:
+            raw = self.project.keep_raw(stage, tracks)
+            raise ArtifactError(f"{error} The raw arrays are in {raw}.") from error
+
+    def finish_tokens(self, stage: str, tokens: Tokens, **facts: Any) -> None:
+        """Write both tracks, then the manifest. `facts` are the manifest's."""
+        folder = self.project.folder(stage)
+        write_tokens(folder, tokens)
+        self.finish(stage, [f"{track}.npy" for track in TRACKS], music_s=tokens.seconds, **facts)
+
+    def finish(
+        self,
+        stage: str,
+        files: Sequence[str],
+        *,
+        model: ModelFolder,
+        inputs: Mapping[str, str],
+        music_s: float,
+        seconds: float,
+        rows: int | None = None,
+        texts: Mapping[str, str] | None = None,
+        truncated: Sequence[int] = (),
+    ) -> None:
+        """Write a stage's manifest, which completes it."""
+        engine = {"device": str(self.device), "dtype": str(self.dtype).removeprefix("torch.")}
+        if stage != "audio":
+            engine |= {"name": self.settings.execution.engine, "rows": str(rows)}
+        manifest = Manifest(
+            stage=stage,
+            recipe=plan.recipe(self.request, stage),
+            inputs=inputs,
+            files=describe_files(self.project.folder(stage), files),
+            music_s=music_s,
+            seconds=round(seconds, 3),
+            texts=texts or {},
+            seed=self.request.song.seed,
+            settings=flatten(self.settings),
+            model={"name": model.name, "revision": model.revision},
+            engine=engine,
+            truncated=tuple(truncated),
+            versions=machine.versions(),
+        )
+        self.project.finish(stage, manifest)
+
+    def remedy(self, stage: str) -> str:
+        """Say how the tokens of a stage are made anew."""
+        return f"`yue {stage} {self.project.root} --force` makes it anew."
+
+    def note(self, stage: str, text: str) -> None:
+        """Tell one line about a stage."""
+        self.emit(Note(TITLES[stage], text))
+
+
+def check_vocabulary(ids: np.ndarray, vocabulary_size: int, model: ModelFolder) -> None:
+    """Refuse a model that does not know the ids that tokenizer and vocabulary make. Raises CheckpointError."""
+    highest = int(ids.max())
+    if highest >= vocabulary_size:
+        raise CheckpointError(
+            f"{model.path}: tokenizer and vocabulary make ids up to {highest}, the model knows {vocabulary_size}; "
+            "they do not belong together."
+        )
