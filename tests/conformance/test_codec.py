@@ -19,7 +19,8 @@ from xcodec_mini_infer import SAMPLE_RATE, VOCODER_SAMPLE_RATE, checkpoint
 from xcodec_mini_infer.codec import Codec, CodecConfig
 from xcodec_mini_infer.resample import resample
 from xcodec_mini_infer.vocoder import Vocoder, VocoderConfig
-from yue_cli.mixing import BandFilter, replace_low
+from yue_cli.mixing import LIMIT, BandFilter, limit, replace_low
+from yue_cli.stages import decode
 
 # Largest difference over the peak of the expected array. An independent float32 rewrite lands at 4e-6, 6e-7, 2e-7.
 WAVE, VOCODER_WAVE, EMBEDDING, INTERMEDIATE, POST = 2e-5, 1e-5, 1e-6, 1e-5, 5e-6
@@ -164,3 +165,25 @@ def test_two_bands_become_one_mix(path: Path) -> None:
             close(band, golden[name], POST, name)
         levels = torch.stack([bands[name].double().square().mean().sqrt() for name in ("a_low", "b_low")])
         close(levels, golden["rms"], POST, "rms")
+
+
+@pytest.mark.parametrize("path", files("codec", "song_*.npz"))
+def test_two_tracks_become_a_song(path: Path) -> None:
+    golden = np.load(path)
+    how = "scale" if golden["rescale"] else "clip"
+    decoders = decode.Decoders(*studio(salt_beside(path)))
+    stems = decode.decode(decoders, golden["codes_v"], golden["codes_i"], how)
+    for name, found in (("stem_v", stems.vocal), ("stem_i", stems.instrumental), ("final", stems.mix)):
+        close(torch.from_numpy(found), golden[name], VOCODER_WAVE, name)
+
+    raw = []
+    recons = []
+    for name, vocoder in (("v", decoders.vocal), ("i", decoders.instrumental)):
+        codes = torch.from_numpy(golden[f"codes_{name}"])[None]
+        raw.append(vocoder.decode(decoders.codec.embed(codes)).numpy())
+        recons.append(decoders.codec.decode(codes).clamp(-LIMIT, LIMIT))
+        close(recons[-1], golden[f"recons_{name}"], WAVE, f"recons_{name}")
+    close(recons[0] + recons[1], golden["recons_mix"], WAVE, "recons_mix")
+    mix = raw[0] + raw[1]
+    limit(mix, how)
+    close(torch.from_numpy(mix), golden["vocoder_mix"], VOCODER_WAVE, "vocoder_mix")

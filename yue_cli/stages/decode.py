@@ -1,0 +1,95 @@
+"""The last stage: the codes of two tracks to two stems and their mix, at 44.1 kHz.
+
+Source: YuE infer.py and `post_process_audio.py`, with every step kept in memory as float32.
+"""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from xcodec_mini_infer import FRAME_RATE, FRAME_SAMPLES, VOCODER_FRAME_SAMPLES, CodecError, checkpoint
+from xcodec_mini_infer.codec import CHUNK_FRAMES, Codec
+from xcodec_mini_infer.context import chunks, trim
+from xcodec_mini_infer.vocoder import Vocoder
+from yue_cli import mixing
+from yue_cli.errors import ArtifactError, CheckpointError
+from yue_cli.events import Emit, Finished, Progress, ignore
+
+TOPIC = "decode"
+TRACKS = ("vocal", "instrumental")
+
+
+@dataclass(frozen=True)
+class Decoders:
+    """What turns codes into sound: one codec, and a vocoder for each track."""
+
+    codec: Codec
+    vocal: Vocoder
+    instrumental: Vocoder
+
+
+@dataclass(frozen=True, eq=False)
+class Stems:
+    """A song: float32 [1, N] each, 44.1 kHz. The mix is not limited and may pass ±1."""
+
+    mix: np.ndarray
+    vocal: np.ndarray
+    instrumental: np.ndarray
+
+
+def open_codec(folder: Path, device: str | torch.device = "cpu") -> Decoders:
+    """Load a codec folder. Raises CheckpointError for what is missing or of another shape."""
+    try:
+        return Decoders(
+            checkpoint.load_codec(folder, device),
+            checkpoint.load_vocoder(folder, checkpoint.VOCAL_FILE, device),
+            checkpoint.load_vocoder(folder, checkpoint.INSTRUMENTAL_FILE, device),
+        )
+    except CodecError as error:
+        raise CheckpointError(str(error)) from error
+
+
+def decode(decoders: Decoders, vocal: np.ndarray, instrumental: np.ndarray, limit: str, emit: Emit = ignore) -> Stems:
+    """Turn the codes of a song into its sound.
+
+    vocal, instrumental: integers [K, T] of equal T. limit: what happens to sound beyond ±0.99 in the stems and in
+    the mix that gives the high band, "clip" or "scale".
+    Raises ArtifactError for codes that this codec does not have.
+    """
+    assert vocal.shape == instrumental.shape, f"tracks of shapes {vocal.shape} and {instrumental.shape}"
+    frames = vocal.shape[-1]
+    low_mix = np.zeros((1, FRAME_SAMPLES * frames), np.float32)
+    stems = [np.empty((1, VOCODER_FRAME_SAMPLES * frames), np.float32) for _ in TRACKS]
+    codes = [_checked(decoders.codec, name, track) for name, track in zip(TRACKS, (vocal, instrumental), strict=True)]
+    vocoders = (decoders.vocal, decoders.instrumental)
+    began = time.monotonic()
+    emit(Progress(TOPIC, "", 0, frames, "frames"))
+    for chunk in chunks(frames, CHUNK_FRAMES, max(vocoder.context for vocoder in vocoders)):
+        low = low_mix[:, FRAME_SAMPLES * chunk.start : FRAME_SAMPLES * chunk.stop]
+        for track_codes, vocoder, stem in zip(codes, vocoders, stems, strict=True):
+            embedding = decoders.codec.embed(track_codes[..., chunk.run])
+            wave = decoders.codec.decode_embedding(*trim(embedding, chunk.left, chunk.right, decoders.codec.context))
+            # Always clipped here, whatever `limit` says: YuE does not hand its rescale flag to this step.
+            low += wave.clamp(-mixing.LIMIT, mixing.LIMIT).cpu().numpy()
+            sound = vocoder.decode(embedding, chunk.left, chunk.right)
+            stem[:, VOCODER_FRAME_SAMPLES * chunk.start : VOCODER_FRAME_SAMPLES * chunk.stop] = sound.cpu().numpy()
+        emit(Progress(TOPIC, "", chunk.stop, frames, "frames", chunk.stop / FRAME_RATE))
+    mix = stems[0] + stems[1]
+    for waveform in (mix, *stems):
+        mixing.limit(waveform, limit)
+    mixing.replace_low(low_mix, mix, out=mix)
+    emit(Finished(TOPIC, "", frames, "frames", time.monotonic() - began, frames / FRAME_RATE))
+    return Stems(mix, *stems)
+
+
+def _checked(codec: Codec, name: str, codes: np.ndarray) -> torch.Tensor:
+    """Give codes the shape [1, K, T], when the codec has them."""
+    tensor = torch.from_numpy(codes.astype(np.int64))[None]
+    try:
+        codec.quantizer.check(tensor)
+    except CodecError as error:
+        raise ArtifactError(f"{name} track: {error} Were its codes made for another codec?") from error
+    return tensor
