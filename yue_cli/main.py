@@ -13,6 +13,7 @@ app = typer.Typer(
     name="yue",
     help="Turn lyrics into full songs with the YuE models.",
     no_args_is_help=True,
+    pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
 )

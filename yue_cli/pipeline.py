@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from yue_cli import engines, machine, plan, prompt, segments, song
+from yue_cli import engines, machine, mixing, plan, prompt, segments, song
 from yue_cli.artifacts import TRACKS, Manifest, read_tokens, sha256_json
 from yue_cli.audio_files import write_audio
 from yue_cli.engines.base import Engine
@@ -287,9 +287,11 @@ class Pipeline:
         decoders = decode.open_codec(model.path, self.bench.device)
         began = time.perf_counter()
         stems = decode.decode(decoders, tokens.vocal, tokens.instrumental, settings.limit, self.emit)
-        if state.state != "missing":
-            self.project.begin("audio")
-        folder = self.project.folder("audio")
+        gain = mixing.limit(stems.mix, settings.limit)
+        if gain < 1:
+            how = f"turned down to {100 * gain:.0f} %" if settings.limit == "scale" else "clipped"
+            self.bench.note("audio", f"the mix was {how}: its peak passed full scale")
+        folder = self.project.begin("audio")
         names = [f"{name}.{settings.format}" for name in SOUNDS]
         tags = {
             "title": self.project.root.resolve().name,

@@ -122,6 +122,10 @@ class Project:
             return StageState(stage, "stale", ", ".join(changes), manifest)
         return StageState(stage, "current", "", manifest)
 
+    def holds(self, stage: str) -> bool:
+        """Tell whether a stage's folder has any file."""
+        return any(path.is_file() for path in self.folder(stage).rglob("*"))
+
     def hashes(self, stage: str) -> dict[str, str] | None:
         """Hash a token stage's tracks as the next stage's inputs; None if one is missing."""
         paths = [self.folder(stage) / f"{track}.npy" for track in TRACKS]
@@ -159,10 +163,8 @@ class Project:
     def archive(self, stage: str) -> Path | None:
         """Move a stage's folder into `history/`, named by stage and time; an empty one is removed."""
         folder = self.folder(stage)
-        if not folder.exists():
-            return None
-        if not any(path.is_file() for path in folder.rglob("*")):
-            shutil.rmtree(folder)
+        if not self.holds(stage):
+            shutil.rmtree(folder, ignore_errors=True)
             return None
         target = self._history(stage)
         with storage_errors(target):

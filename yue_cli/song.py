@@ -69,8 +69,9 @@ def settle(song: Song, preset: Preset | None, flags: Flat) -> tuple[Song, Settin
     song = song.with_overrides(flags)
     song = replace(song, seed=seed, reseeded=song.reseeded if seed == song.seed else {})
     layers = [stored.layer()] if stored else []
-    layers += [Layer(SONG_FILE, song.overrides), Layer("command line", {**flags, "seed": seed})]
+    layers += [Layer(SONG_FILE, song.overrides), Layer("command line", flags)]
     settings, sources = combine(layers)
+    settings = replace(settings, seed=seed)
     return song, settings, sources
 
 

@@ -24,7 +24,7 @@ from yue_cli.resources import resource
 from yue_cli.tokenizer import TOKENIZER_FILE
 from yue_cli.vocab import VOCABULARY_FILE, Vocabulary
 
-SEED = 20
+SEED = 21
 CONTEXT = 4096
 _HIDDEN, _INTERMEDIATE, _LAYERS, _HEADS, _KEY_VALUE_HEADS = 128, 256, 3, 4, 2
 _LLAMA = {

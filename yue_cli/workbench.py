@@ -121,8 +121,9 @@ class Workbench:
         self.project.finish(stage, manifest)
 
     def remedy(self, stage: str) -> str:
-        """Say how the tokens of a stage are made anew."""
-        return f"`yue {stage} {self.project.root} --force` makes it anew."
+        """Say how the tokens of a stage are made, or made anew."""
+        anew = " --force" if self.project.holds(stage) else ""
+        return f"`yue {stage} {self.project.root}{anew}` makes it{' anew' if anew else ''}."
 
     def note(self, stage: str, text: str) -> None:
         """Tell one line about a stage."""

@@ -14,7 +14,7 @@ from yue_cli.errors import LyricsError, StorageError
 from yue_cli.events import Warned
 from yue_cli.lyrics import read_text
 from yue_cli.project import STAGES, Project
-from yue_cli.settings import Flat, Settings, Value, parse_assignments, resolve
+from yue_cli.settings import Flat, Settings, Value, flatten, parse_assignments, resolve
 from yue_cli.song import SONG_FILE, Song
 
 
@@ -83,10 +83,14 @@ def fulfil(request: Request) -> None:
         raise StorageError(f"{project.root}: there is no such folder. `yue run {project.root}` makes a song there.")
     # Every mistake in words and settings is found before the folder is made or locked.
     wanted, sources = read(project)
+    if wanted.song.preset:
+        shown = preset or presets.find(wanted.song.preset)
+        console.line("preset", f"{shown.name} · {shown.description}" if shown.description else shown.name)
     if "stage1" in request.stages:
         _tell_lyrics(console, wanted, lyrics_name)
-    for key, source in sources.items():
-        console.detail("setting", f"{key} · {source}")
+    for key, value in flatten(wanted.settings).items():
+        if key in sources:
+            console.detail("setting", f"{key} = {value} · {sources[key]}")
     if request.dry_run:
         _tell_plan(request, console, project, wanted)
         return

@@ -1,0 +1,126 @@
+"""A run that is killed at any moment, and run again, leaves the very song that an undisturbed one does."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+COMMAND = ["run", "song", "--preset", "demo", "--genre", "slow folk", "--lyrics", "lyrics.txt", "--seed", "7", "-q"]
+COMMAND += ["--set", "stage1.min_new_tokens=60", "--set", "stage1.max_new_tokens=60", "--set", "execution.rows=2"]
+LYRICS = "[verse]\nOne small light in the rain\n\n[chorus]\nCome home again\n"
+
+# Runs the real command and kills itself: before the N-th operation on a file of the song, or after some seconds.
+# File operations are seen by Python's audit hook, so nothing of the product is replaced.
+DRIVER = textwrap.dedent(
+    """
+    import os, signal, sys, threading
+
+    def kill():
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    mode, limit, *arguments = sys.argv[1:]
+    seen = 0
+
+    def watch(event, details):
+        global seen
+        if event in ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir"):
+            if isinstance(details[0], str | os.PathLike) and f"{os.sep}song{os.sep}" in os.path.abspath(details[0]):
+                seen += 1
+                if mode == "operation" and seen == int(limit):
+                    kill()
+
+    from yue_cli import pipeline  # loads torch first, so that seconds count from the work
+    from yue_cli.main import execute
+
+    sys.addaudithook(watch)
+    if mode == "seconds":
+        threading.Timer(float(limit), kill).start()
+    code = execute(arguments)
+    print(seen)
+    os._exit(code)
+    """
+)
+
+
+class Songs:
+    """Makes the same song in one folder after another, with one shared home for the toy."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.driver = root / "driver.py"
+        self.driver.write_text(DRIVER)
+        self.environment = os.environ | {"YUE_HOME": str(root / "home")}
+
+    def run(self, name: str, mode: str = "never", limit: float = 0) -> subprocess.CompletedProcess[str]:
+        folder = self.root / name
+        folder.mkdir(exist_ok=True)
+        (folder / "lyrics.txt").write_text(LYRICS)
+        command = [sys.executable, str(self.driver), mode, str(limit), *COMMAND]
+        return subprocess.run(command, cwd=folder, env=self.environment, capture_output=True, text=True, timeout=120)
+
+    def contents(self, name: str) -> dict[str, object]:
+        """Read every file that makes up the song; manifests without the seconds they took."""
+        song = self.root / name / "song"
+        found: dict[str, object] = {}
+        for path in sorted(song.rglob("*")):
+            inside = path.relative_to(song)
+            if path.is_file() and inside.parts[0] not in ("history", ".lock"):
+                found[str(inside)] = path.read_bytes()
+                if path.name == "manifest.json":
+                    found[str(inside)] = json.loads(path.read_bytes())
+                    del found[str(inside)]["seconds"]
+        return found
+
+
+@pytest.fixture(scope="module")
+def songs(tmp_path_factory):
+    return Songs(tmp_path_factory.mktemp("killed"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(songs):
+    """Make the song once: its files, how many operations on files it took, and how many seconds."""
+    songs.run("warm-up")
+    began = time.monotonic()
+    result = songs.run("undisturbed")
+    assert result.returncode == 0, result.stderr
+    contents = songs.contents("undisturbed")
+    assert {"stage1/vocal.npy", "stage2/manifest.json", "audio/mix.wav"} <= contents.keys()
+    return contents, int(result.stdout.split()[-1]), time.monotonic() - began
+
+
+def assert_same_song(songs, name, contents):
+    result = songs.run(name)
+    assert result.returncode == 0, result.stderr
+    found = songs.contents(name)
+    assert found.keys() == contents.keys()
+    different = [file for file in contents if found[file] != contents[file]]
+    assert not different
+
+
+@pytest.mark.slow
+def test_killed_before_operations_on_files_all_over_the_run(songs, undisturbed):
+    contents, operations, _ = undisturbed
+    points = sorted({1 + number * (operations - 1) // 23 for number in range(24)})
+    assert len(points) >= 20
+    for point in points:
+        name = f"operation-{point}"
+        killed = songs.run(name, "operation", point)
+        assert killed.returncode == -signal.SIGKILL, f"not killed at operation {point}: {killed.stderr}"
+        assert_same_song(songs, name, contents)
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_while_it_works(songs, undisturbed):
+    contents, _, seconds = undisturbed
+    deaths = 0
+    for fraction in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6):
+        deaths += songs.run("again-and-again", "seconds", fraction * seconds).returncode == -signal.SIGKILL
+    assert deaths >= 2
+    assert_same_song(songs, "again-and-again", contents)
