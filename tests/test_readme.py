@@ -1,0 +1,52 @@
+"""What README and docs say of the command line is what the command line is."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer
+
+from yue_cli.main import app
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = typer.main.get_command(app).commands
+COMMAND_LINE = re.compile(r"(?:^|`|\()(?:\.venv/bin/)?(yue [a-z][^`\n#)]*)", re.MULTILINE)
+
+
+def command_table() -> str:
+    rows = [f"| `yue {name}` | {command.help.splitlines()[0]} |" for name, command in COMMANDS.items()]
+    return "\n".join(rows)
+
+
+def command_lines() -> list[str]:
+    texts = [README, *(path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md")))]
+    return sorted({line.strip() for text in texts for line in COMMAND_LINE.findall(text)})
+
+
+def test_the_list_of_commands_is_the_program_s_own():
+    listed = README.split("<!-- commands -->\n")[1].split("\n<!-- end of commands -->")[0]
+    assert listed == command_table()
+
+
+@pytest.mark.parametrize("line", command_lines())
+def test_command_lines_in_the_docs_name_real_commands_and_flags(line):
+    name, *words = shlex.split(line)[1:]
+    assert name in COMMANDS
+    known = {option for parameter in COMMANDS[name].params for option in parameter.opts}
+    assert {word.split("=")[0] for word in words if word.startswith("-") and word != "-"} <= known
+
+
+def test_files_that_the_readme_links_to_are_there():
+    links = re.findall(r"\]\((?!http)([^)#]+)", README)
+    assert links
+    assert all((ROOT / link).exists() for link in links)
+
+
+def test_every_command_and_flag_has_a_sentence_of_help():
+    for command in COMMANDS.values():
+        assert command.help.strip().endswith(".")
+        for parameter in command.params:
+            if parameter.name != "help":
+                assert parameter.help and parameter.help.endswith("."), f"{command.name} {parameter.name}"
