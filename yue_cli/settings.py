@@ -102,6 +102,7 @@ def _describe(kind: type, prefix: str = "") -> dict[str, tuple[Any, Mapping[str,
 
 _KEYS = _describe(Settings)
 KEYS = tuple(_KEYS)
+GROUPS = frozenset(key.rpartition(".")[0] for key in KEYS) - {""}
 
 
 def is_execution(key: str) -> bool:
@@ -169,7 +170,7 @@ def load_yaml(path: Path, name: str) -> dict[Any, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise SettingsError(f"{name}: cannot be read ({error.strerror}).") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date that does not exist
         reason = " ".join(str(error).split())
         raise SettingsError(f"{name}: not a YAML file ({reason}).") from error
     if content is not None and not isinstance(content, dict):
@@ -191,19 +192,19 @@ def parse_assignments(assignments: Iterable[str]) -> Flat:
             raise SettingsError(f"--set {assignment}: expected KEY=VALUE, such as stage1.temperature=0.9.")
         try:
             value = yaml.safe_load(text)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError):
             value = text
         flat[key.strip()] = value
     return flat
 
 
 def flatten_tree(tree: Mapping[Any, Any], prefix: str = "") -> Flat:
-    """Turn nested mappings into dotted keys."""
+    """Turn nested mappings into dotted keys; a group with nothing in it sets nothing."""
     flat: Flat = {}
     for key, value in tree.items():
         if isinstance(value, dict):
             flat |= flatten_tree(value, f"{prefix}{key}.")
-        else:
+        elif value is not None or f"{prefix}{key}" not in GROUPS:
             flat[f"{prefix}{key}"] = value
     return flat
 
