@@ -1,0 +1,172 @@
+"""Stage 1: from prompts to interleaved coarse ids, one segment after the other, and from ids to two tracks.
+
+Arrays to arrays: what is kept on disk, and which engine runs, is the pipeline's business.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from yue_cli.engines.base import Advance, Engine
+from yue_cli.errors import ArtifactError
+from yue_cli.events import Emit, Finished, Progress, ignore
+from yue_cli.generation import sample_until
+from yue_cli.prompt import Prompts, window_limit
+from yue_cli.sampling import Noise, Sampler
+from yue_cli.settings import Stage1Settings
+from yue_cli.vocab import FRAME_RATE, Vocabulary
+
+TOPIC = "stage 1"
+TOKENS_A_SECOND = 2 * FRAME_RATE  # vocal and instrumental take turns
+# YuE-exllamav2 infer_stage1.py allows this many ids from codebook 0 on, which is no codebook boundary.
+_EXL2_ALLOWED = 11388
+
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    ids: np.ndarray  # int32 [m], the closing end-of-audio included
+    truncated: bool  # it was still going on when it reached max_new_tokens
+
+
+def needed_rows(settings: Stage1Settings) -> int:
+    """Count the rows that an engine needs: two where guidance is on."""
+    return 2 if _is_guided(settings.guidance_first) or _is_guided(settings.guidance_later) else 1
+
+
+def needed_length(prompts: Prompts, settings: Stage1Settings, segments: int) -> int:
+    """Count the ids of the longest row that `segments` segments can need."""
+    own = sum(len(prompt) for prompt in prompts.segments[:segments]) + segments * (settings.max_new_tokens + 1)
+    return min(settings.context, len(prompts.head) + len(prompts.reference) + own)
+
+
+def generate(
+    engine: Engine,
+    vocabulary: Vocabulary,
+    prompts: Prompts,
+    *,
+    finished: Sequence[np.ndarray],
+    seeds: Sequence[int | None],
+    settings: Stage1Settings,
+    rules: str,
+    labels: Sequence[str] = (),
+    emit: Emit = ignore,
+) -> Iterator[Segment]:
+    """Sing the segments after those in `finished`, one for each seed, and yield each when it is done.
+
+    finished: ids of the first segments, each with its closing end-of-audio. seeds: one for every segment, finished
+    ones included; None picks the most likely id instead of drawing. settings: resolved, with no open value.
+    Every segment starts from a fresh cache, so that a resumed song is the same as an undisturbed one.
+    Raises ContextError for a prompt that does not fit.
+    """
+    assert settings.on_overflow is not None, "settings must be resolved"
+    assert len(finished) <= len(seeds) <= len(prompts.segments), "one seed for every wanted segment"
+    allowed = allowed_ids(rules, vocabulary, engine.vocabulary_size)
+    samplers: dict[bool, tuple[Sampler, Advance]] = {}
+    generated = list(finished)
+    for index in range(len(finished), len(seeds)):
+        strength = settings.guidance_later if index else settings.guidance_first
+        guided = _is_guided(strength)
+        if guided not in samplers:
+            sampler = Sampler(vocabulary, allowed, settings, guided=guided, device=engine.device)
+            samplers[guided] = sampler, engine.fuse(sampler.pick, sampler.head)
+        sampler, advance = samplers[guided]
+        limit = window_limit(settings.context, settings.max_new_tokens)
+        window = prompts.window(index, generated, limit, settings.on_overflow)
+        seed = seeds[index]
+        sampler.begin(window, strength=strength, noise=None if seed is None else Noise(seed, index))
+        told = _Told(labels[index] if labels else str(index + 1), settings.max_new_tokens, emit)
+        ids = sample_until(
+            engine,
+            # YuE infer.py: the unconditional row begins with the last id of the prompt, at position 0.
+            [window, window[-1:]] if guided else [window],
+            sampler,
+            advance,
+            end=vocabulary.end_of_audio,
+            limit=settings.max_new_tokens,
+            heard=told.heard,
+        )
+        told.finish(len(ids))
+        truncated = bool(ids[-1] != vocabulary.end_of_audio)
+        if truncated:
+            ids = np.append(ids, vocabulary.end_of_audio)
+        segment = Segment(ids.astype(np.int32), truncated)
+        generated.append(segment.ids)
+        yield segment
+
+
+def allowed_ids(rules: str, vocabulary: Vocabulary, vocabulary_size: int) -> tuple[range, ...]:
+    """Name the ids that may be picked, codebook 0 and end-of-audio first."""
+    coarse, end = vocabulary.codebook(0), vocabulary.end_of_audio
+    allowed = (coarse, range(end, end + 1))
+    if rules == "original":
+        # YuE infer.py blocks what comes before end-of-audio and nothing else.
+        return (*allowed, range(end + 1, coarse.start), range(coarse.stop, vocabulary_size))
+    if rules == "exl2":
+        return (*allowed, range(coarse.stop, min(coarse.start + _EXL2_ALLOWED, vocabulary.codebook_stop)))
+    return allowed
+
+
+def split(ids: np.ndarray, vocabulary: Vocabulary, skip_reference: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Take stage 1's whole output apart: vocal and instrumental codes, each uint32 [1, T].
+
+    ids: all prompts and segments, as `Prompts.raw` joins them. skip_reference: the first stretch of audio is the
+    prompt's. A last vocal code without its instrumental one is left out.
+    Raises ArtifactError for stretches that do not close and for ids that are no codes. Source: YuE infer.py.
+    """
+    starts = np.flatnonzero(ids == vocabulary.start_of_audio)
+    ends = np.flatnonzero(ids == vocabulary.end_of_audio)
+    if len(starts) != len(ends):
+        raise ArtifactError(
+            f"stage 1: its output has {len(starts)} starts of audio (id {vocabulary.start_of_audio}) but {len(ends)} "
+            f"ends (id {vocabulary.end_of_audio}); remove control strings such as <SOA> from the lyrics."
+        )
+    first = 1 if skip_reference else 0
+    tracks: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+    for number, (start, end) in enumerate(zip(starts[first:], ends[first:], strict=True), start=1):
+        codes = ids[start + 1 : end]
+        if len(codes) and codes[0] == vocabulary.separator:
+            codes = codes[1:]
+        codes = codes[: len(codes) // 2 * 2]
+        for track, own in zip(tracks, (codes[::2], codes[1::2]), strict=True):
+            track.append(_coarse_codes(own, vocabulary, number))
+    vocal, instrumental = (np.concatenate([np.empty(0, np.uint32), *track])[None] for track in tracks)
+    return vocal, instrumental
+
+
+def _coarse_codes(ids: np.ndarray, vocabulary: Vocabulary, segment: int) -> np.ndarray:
+    """Turn ids into codes as YuE's codecmanipulator does for one codebook: later codebooks give codes above it."""
+    if len(ids) and not vocabulary.codebook(0).start <= ids[0] < vocabulary.codebook(0).stop:
+        raise _no_code(ids[0], segment, vocabulary.codebook(0))
+    codec = range(vocabulary.codebook_start, vocabulary.codebook_stop)
+    wrong = ids[(ids < codec.start) | (ids >= codec.stop)]
+    if len(wrong):
+        raise _no_code(wrong[0], segment, codec)
+    return (ids - codec.start).astype(np.uint32)
+
+
+def _no_code(found: int, segment: int, expected: range) -> ArtifactError:
+    return ArtifactError(
+        f"stage 1: segment {segment} holds id {found}, which is no code here; expected {expected.start} to "
+        f"{expected.stop - 1}. `--set rules=yue` allows codes of codebook 0 only."
+    )
+
+
+def _is_guided(strength: float) -> bool:
+    return strength != 1
+
+
+class _Told:
+    """Turns counts of one segment into events."""
+
+    def __init__(self, label: str, total: int, emit: Emit) -> None:
+        self._label, self._total, self._emit = label, total, emit
+        self._began = time.monotonic()
+
+    def heard(self, done: int) -> None:
+        self._emit(Progress(TOPIC, self._label, done, self._total, "tokens", done / TOKENS_A_SECOND))
+
+    def finish(self, done: int) -> None:
+        seconds = time.monotonic() - self._began
+        self._emit(Finished(TOPIC, self._label, done, "tokens", seconds, done / TOKENS_A_SECOND))
