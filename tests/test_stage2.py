@@ -1,0 +1,244 @@
+"""Stage 2: cutting into windows and batches, decoding them, and joining what was decoded."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.counting_engine import CountingEngine
+from tests.tiny_llama import CONFIG, write_checkpoint
+from yue_cli.engines import open_engine
+from yue_cli.errors import ArtifactError
+from yue_cli.events import Event, Finished, Progress
+from yue_cli.settings import Stage2Settings
+from yue_cli.stages.stage2 import (
+    LADDER,
+    Batch,
+    Plan,
+    Window,
+    assemble,
+    cache_length,
+    count_windows,
+    decode,
+    ladder_step,
+    plan,
+    rows_that_fit,
+)
+from yue_cli.vocab import WINDOW_FRAMES, Vocabulary
+
+# Ten codebooks of eight codes from id 20 on: codebook 0 is 20..27, codebook 1 28..35, …
+TINY = Vocabulary(
+    specials={"<SOA>": 11, "<EOA>": 12, "<stage_1>": 13, "<stage_2>": 14},
+    separator=15,
+    codebook_start=20,
+    codebook_size=8,
+    codebooks=10,
+)
+RESTRICTED = Stage2Settings(restrict_picks=True, tail="overlap")
+REFERENCE = Stage2Settings(restrict_picks=False, tail="short")
+
+
+def climb(ids: list[int]) -> int:
+    """After a code comes the same code of the next codebook."""
+    return min(ids[-1] + 8, 99)
+
+
+def random_tracks(frames: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(seed)
+    return generator.integers(0, 8, (1, frames)), generator.integers(0, 8, (1, frames))
+
+
+# Windows and batches
+
+
+@given(st.integers(0, 3000), st.sampled_from(["overlap", "short"]), st.sampled_from(LADDER))
+def test_windows_keep_every_frame_of_both_tracks_once(frames: int, tail: str, rows: int) -> None:
+    made = plan(frames, tail, rows)
+    kept = np.zeros((2, frames), dtype=int)
+    for batch in made.batches:
+        assert batch.rows in LADDER
+        assert len(batch.windows) <= batch.rows <= rows
+        assert len({window.length for window in batch.windows}) == 1
+        for window in batch.windows:
+            assert 0 <= window.start <= window.kept.start < window.kept.stop <= frames
+            assert 1 <= window.length <= WINDOW_FRAMES
+            kept[window.track, window.kept] += 1
+    assert (kept == 1).all()
+    assert sum(len(batch.windows) for batch in made.batches) == count_windows(frames, tail)
+
+
+def windows_of(frames: int, tail: str) -> list[tuple[int, int, int]]:
+    """List start, length and first kept frame of the vocal's windows."""
+    batches = plan(frames, tail, 64).batches
+    return [(w.start, w.length, w.kept_from) for batch in batches for w in batch.windows if w.track == 0]
+
+
+def test_the_last_window_overlaps_the_one_before() -> None:
+    assert windows_of(650, "overlap") == [(0, 300, 0), (300, 300, 0), (350, 300, 250)]
+    assert windows_of(650, "short") == [(0, 300, 0), (300, 300, 0), (600, 50, 0)]
+
+
+@pytest.mark.parametrize("tail", ["overlap", "short"])
+def test_whole_windows_need_no_tail_and_short_tracks_have_nothing_else(tail: str) -> None:
+    assert windows_of(600, tail) == [(0, 300, 0), (300, 300, 0)]
+    assert windows_of(299, tail) == [(0, 299, 0)]
+    assert windows_of(0, tail) == []
+
+
+def test_both_tracks_share_batches() -> None:
+    rows = [(len(batch.windows), batch.rows) for batch in plan(23 * 150, "overlap", 20).batches]
+    assert rows == [(20, 20), (4, 4)]  # 12 windows a track
+    assert [(len(b.windows), b.rows) for b in plan(650, "short", 4).batches] == [(4, 4), (2, 2)]
+    assert [(len(b.windows), b.rows) for b in plan(900, "short", 64).batches] == [(6, 8)]
+
+
+def test_the_ladder() -> None:
+    assert [ladder_step(rows) for rows in (1, 2, 3, 5, 9, 17, 21, 65, 10**6)] == [1, 2, 4, 8, 16, 20, 32, 128, 4096]
+
+
+def test_rows_fit_into_memory_and_the_song() -> None:
+    assert rows_that_fit(100, bytes_per_row=10, windows=40) == 8
+    assert rows_that_fit(10**6, bytes_per_row=10, windows=40) == 64
+    assert rows_that_fit(10**6, bytes_per_row=10, windows=2) == 2
+    assert rows_that_fit(-5, bytes_per_row=10, windows=40) == 1
+
+
+# Decoding
+
+
+def decode_all(engine: CountingEngine, frames: int, settings: Stage2Settings, rows: int = 4) -> tuple[np.ndarray, ...]:
+    batches = dict(decode(engine, TINY, random_tracks(frames), settings=settings, rows=rows, finished={}))
+    made = plan(frames, str(settings.tail), rows)
+    return assemble(made, batches, TINY, restrict_picks=bool(settings.restrict_picks))
+
+
+@pytest.mark.parametrize("settings", [RESTRICTED, REFERENCE], ids=["restricted", "reference"])
+@pytest.mark.parametrize("frames", [1, 40, 300, 310])
+def test_tracks_come_out_in_order(settings: Stage2Settings, frames: int) -> None:
+    engine = CountingEngine(climb, length=cache_length(min(frames, 300)))
+    for found, given_ in zip(decode_all(engine, frames, settings), random_tracks(frames), strict=True):
+        assert found.dtype == (np.int16 if settings.restrict_picks else np.uint32)
+        np.testing.assert_array_equal(found, np.repeat(given_, 8, axis=0))  # the rule copies each code upwards
+
+
+def test_a_prompt_holds_the_window_between_its_markers() -> None:
+    engine = CountingEngine(climb)
+    decode_all(engine, 3, RESTRICTED)
+    vocal, instrumental = (track[0] + 20 for track in random_tracks(3))
+    assert engine.prefills == [
+        [[11, 13, *vocal, 14, vocal[0]], [11, 13, *instrumental, 14, instrumental[0]]],
+    ]
+    assert engine.forwards == 7 * 3
+
+
+def test_each_pick_comes_from_its_own_codebook_or_from_any() -> None:
+    engine = CountingEngine(climb)
+    decode_all(engine, 2, RESTRICTED)
+    assert engine.heads[:7] == [(range(20 + 8 * index, 28 + 8 * index),) for index in range(1, 8)]
+    engine = CountingEngine(climb)
+    decode_all(engine, 2, REFERENCE)
+    assert set(engine.heads) == {(range(28, 84),)}
+
+
+def test_a_batch_is_padded_to_a_step_of_the_ladder() -> None:
+    engine = CountingEngine(climb)
+    results = dict(decode(engine, TINY, random_tracks(900), settings=RESTRICTED, rows=8, finished={}))
+    assert len(engine.prefills[0]) == 8
+    assert engine.prefills[0][5] == engine.prefills[0][6] == engine.prefills[0][7]
+    assert results[0].shape == (6, 300, 8)
+    assert results[0].dtype == np.int32
+
+
+def test_finished_batches_are_not_made_again() -> None:
+    tracks = random_tracks(600)
+    whole = dict(decode(CountingEngine(climb), TINY, tracks, settings=RESTRICTED, rows=2, finished={}))
+    assert list(whole) == [0, 1]
+    engine = CountingEngine(climb)
+    rest = dict(decode(engine, TINY, tracks, settings=RESTRICTED, rows=2, finished={0: whole[0]}))
+    assert list(rest) == [1]
+    assert len(engine.prefills) == 1
+    np.testing.assert_array_equal(rest[1], whole[1])
+
+
+def test_events_tell_the_stage_as_a_whole() -> None:
+    events: list[Event] = []
+    tracks = random_tracks(310)
+    for _ in decode(CountingEngine(climb), TINY, tracks, settings=REFERENCE, rows=4, finished={}, emit=events.append):
+        pass
+    progress = [event for event in events if isinstance(event, Progress)]
+    assert {(event.topic, event.label, event.total, event.unit) for event in progress} == {
+        ("stage 2", "", 7 * 310, "steps")
+    }
+    done = [event.done for event in progress]
+    assert done == sorted(done)
+    assert done[-1] == 7 * 310
+    last = events[-1]
+    assert isinstance(last, Finished)
+    assert (last.topic, last.label, last.done, last.unit, last.music_s) == ("stage 2", "", 7 * 310, "steps", 6.2)
+
+
+@pytest.mark.parametrize(
+    ("vocal", "instrumental", "text"),
+    [
+        (
+            np.zeros((1, 5), int),
+            np.zeros((1, 4), int),
+            "stage 2: expected two tracks [1, T] of one length, found [1, 5] and [1, 4].",
+        ),
+        (
+            np.array([[0, 9]]),
+            np.array([[0, 1]]),
+            "stage 2: stage 1's tracks hold 9, which is no code; expected 0 to 7. `--set rules=yue` makes stage 1 "
+            "allow codes of codebook 0 only.",
+        ),
+    ],
+)
+def test_tracks_that_cannot_be_decoded(vocal: np.ndarray, instrumental: np.ndarray, text: str) -> None:
+    with pytest.raises(ArtifactError) as error:
+        next(decode(CountingEngine(), TINY, (vocal, instrumental), settings=RESTRICTED, rows=1, finished={}))
+    assert str(error.value) == text
+
+
+def test_rows_of_real_numbers_do_not_depend_on_the_batch(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path, {**CONFIG, "vocab_size": 100})
+    tracks, results = random_tracks(20), []
+    for rows in (1, 2):
+        engine = open_engine(
+            "native", folder, rows=rows, length=cache_length(20), device=torch.device("cpu"), dtype=torch.float32
+        )
+        batches = dict(decode(engine, TINY, tracks, settings=RESTRICTED, rows=rows, finished={}))
+        results.append(assemble(plan(20, "overlap", rows), batches, TINY, restrict_picks=True))
+    np.testing.assert_array_equal(results[0], results[1])
+
+
+# Joining
+
+
+def repaired(row: list[int]) -> list[int]:
+    """Let `assemble` repair a row of codebook 1; the other rows hold code 0. Codes may be given as 8 and more."""
+    ids = np.tile(20 + 8 * np.arange(8), (2, len(row), 1))
+    ids[0, :, 1] = np.array(row) + 28
+    made = Plan(len(row), (Batch((Window(0, 0, len(row)), Window(1, 0, len(row))), rows=2),))
+    vocal, _ = assemble(made, {0: ids.astype(np.int32)}, TINY, restrict_picks=False)
+    assert vocal.dtype == np.uint32
+    codes: list[int] = vocal[1].tolist()
+    return codes
+
+
+def test_a_wrong_code_becomes_the_most_frequent_one() -> None:
+    assert repaired([3, 3, 8, 5]) == [3, 3, 3, 5]
+
+
+def test_of_equally_frequent_codes_the_first_is_taken() -> None:
+    assert repaired([5, 9, 2, 2, 5]) == [5, 5, 2, 2, 5]
+
+
+def test_the_most_frequent_value_may_be_wrong_itself() -> None:
+    assert repaired([9, 9, 1, 8]) == [9, 9, 1, 9]
+
+
+def test_too_small_ids_wrap_around() -> None:
+    assert repaired([-3, -3, 1]) == [2**32 - 3, 2**32 - 3, 1]

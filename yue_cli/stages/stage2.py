@@ -1,0 +1,233 @@
+"""Stage 2: from coarse codes to all eight codebooks, in windows that know nothing of each other.
+
+Windows of both tracks are decoded together in batches. Arrays to arrays: what is kept on disk is the pipeline's
+business. Source: YuE infer.py, stage2_inference.
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from yue_cli.engines.base import Engine
+from yue_cli.errors import ArtifactError
+from yue_cli.events import Emit, Finished, Progress, ignore
+from yue_cli.generation import Choice, fill_frames
+from yue_cli.sampling import most_likely
+from yue_cli.settings import Stage2Settings
+from yue_cli.vocab import CODEBOOKS, FRAME_RATE, WINDOW_FRAMES, Vocabulary
+
+TOPIC = "stage 2"
+LABEL = ""  # the stage as a whole
+TRACKS = 2  # vocal, instrumental
+FINE = CODEBOOKS - 1
+
+# How many rows may be decoded together. Few choices, because an engine may choose its kernels by the number of rows,
+# and the last bits of the numbers with them. 20 rows are both tracks of a minute.
+LADDER = (1, 2, 4, 8, 16, 20, 32, 64, 128, 256, 512, 1024, 2048, 4096)
+
+_HEADER = 3  # ids of a prompt beside its frames: start of audio, stage 1, stage 2
+
+
+@dataclass(frozen=True)
+class Window:
+    """Frames of one track that are decoded together, and which of them are kept."""
+
+    track: int  # 0 vocal, 1 instrumental
+    start: int  # frame
+    length: int
+    kept_from: int = 0  # earlier frames are those of the window before
+
+    @property
+    def kept(self) -> slice:
+        """Name the frames of the track that this window gives."""
+        return slice(self.start + self.kept_from, self.start + self.length)
+
+
+@dataclass(frozen=True)
+class Batch:
+    windows: tuple[Window, ...]  # all of one length
+    rows: int  # a step of the ladder; above the number of windows, the last window is repeated
+
+    @property
+    def steps(self) -> int:
+        return FINE * self.windows[0].length
+
+    @property
+    def kept_frames(self) -> int:
+        return sum(window.length - window.kept_from for window in self.windows)
+
+
+@dataclass(frozen=True)
+class Plan:
+    frames: int
+    batches: tuple[Batch, ...]
+
+
+def plan(frames: int, tail: str, rows: int) -> Plan:
+    """Cut both tracks into windows and put windows of one length into batches of up to `rows`.
+
+    tail: `overlap` decodes the end of a track as its last full window; `short` as a shorter one (YuE infer.py).
+    """
+    assert rows in LADDER, f"{rows} rows are no step of the ladder"
+    windows = [window for track in range(TRACKS) for window in _windows(track, frames, tail)]
+    batches = []
+    for length in sorted({window.length for window in windows}, reverse=True):
+        group = [window for window in windows if window.length == length]
+        for first in range(0, len(group), rows):
+            chosen = tuple(group[first : first + rows])
+            batches.append(Batch(chosen, rows=ladder_step(len(chosen))))
+    return Plan(frames, tuple(batches))
+
+
+def count_windows(frames: int, tail: str) -> int:
+    """Count the windows of both tracks."""
+    return TRACKS * len(_windows(0, frames, tail))
+
+
+def cache_length(frames: int) -> int:
+    """Count the ids of a row that decodes a window of this many frames."""
+    return _HEADER + frames + CODEBOOKS * frames
+
+
+def ladder_step(rows: int) -> int:
+    """Find the smallest step of the ladder that holds this many rows; the highest one if none does."""
+    return next((step for step in LADDER if step >= rows), LADDER[-1])
+
+
+def rows_that_fit(free_bytes: int, *, bytes_per_row: int, windows: int) -> int:
+    """Choose how many rows to decode together: as many as memory holds and the song needs, at least one."""
+    holds = [step for step in LADDER if step * bytes_per_row <= free_bytes]
+    return min(max(holds, default=1), ladder_step(windows))
+
+
+def decode(
+    engine: Engine,
+    vocabulary: Vocabulary,
+    tracks: tuple[np.ndarray, np.ndarray],
+    *,
+    settings: Stage2Settings,
+    rows: int,
+    finished: Mapping[int, np.ndarray],
+    emit: Emit = ignore,
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Decode the batches that are not in `finished` and yield each with its number when it is done.
+
+    tracks: coarse codes of vocal and instrumental, integers [1, T]. settings: resolved, with no open value.
+    rows: as for `plan`. A batch is int32 ids [windows, frames, 8].
+    Raises ArtifactError for tracks of different length or values that are no codes.
+    """
+    assert settings.tail is not None, "settings must be resolved"
+    assert settings.restrict_picks is not None, "settings must be resolved"
+    coarse = _checked(tracks, vocabulary)
+    batches = plan(coarse.shape[1], settings.tail, rows).batches
+    choices = _choices(engine, vocabulary, settings.restrict_picks)
+    opening = [vocabulary.start_of_audio, vocabulary.stage_1]
+    told = _Told([batch for number, batch in enumerate(batches) if number not in finished], emit)
+    for number, batch in enumerate(batches):
+        if number in finished:
+            continue
+        windows = [*batch.windows, *[batch.windows[-1]] * (batch.rows - len(batch.windows))]
+        given = np.stack([coarse[window.track, window.start : window.start + window.length] for window in windows])
+        prompts = np.stack([np.concatenate([opening, row, [vocabulary.stage_2]]) for row in given])
+        ids = fill_frames(engine, prompts, given, choices, heard=told.heard)
+        told.next_batch()
+        yield number, ids[: len(batch.windows)].astype(np.int32)
+    told.finish()
+
+
+def assemble(
+    plan: Plan, batches: Mapping[int, np.ndarray], vocabulary: Vocabulary, *, restrict_picks: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Join the ids of all batches into the codes of vocal and instrumental, each [8, T].
+
+    With restricted picks every code is one: int16. Otherwise uint32 as YuE infer.py saves: ids of a wrong codebook are
+    replaced by the row's most frequent value, which may be a wrong one itself.
+    """
+    ids = np.zeros((TRACKS, CODEBOOKS, plan.frames), dtype=np.uint32)
+    for number, batch in enumerate(plan.batches):
+        for window, frames in zip(batch.windows, batches[number], strict=True):
+            ids[window.track, :, window.kept] = frames[window.kept_from :].T
+    starts = [vocabulary.codebook(index).start for index in range(CODEBOOKS)]
+    codes = ids - np.array(starts, dtype=np.uint32)[:, None]  # too small ids wrap around, as in the original
+    if restrict_picks:
+        assert codes.size == 0 or codes.max() < vocabulary.codebook_size, "a restricted pick is in its codebook"
+        codes = codes.astype(np.int16)
+    else:
+        codes = np.stack([[_repaired(row, vocabulary.codebook_size) for row in track] for track in codes])
+    return codes[0], codes[1]
+
+
+def _windows(track: int, frames: int, tail: str) -> list[Window]:
+    windows = [Window(track, start, WINDOW_FRAMES) for start in range(0, frames - WINDOW_FRAMES + 1, WINDOW_FRAMES)]
+    rest = frames % WINDOW_FRAMES
+    if rest and windows and tail == "overlap":
+        windows.append(Window(track, frames - WINDOW_FRAMES, WINDOW_FRAMES, kept_from=WINDOW_FRAMES - rest))
+    elif rest:
+        windows.append(Window(track, frames - rest, rest))
+    return windows
+
+
+def _choices(engine: Engine, vocabulary: Vocabulary, restrict_picks: bool) -> list[Choice]:
+    """Say from which ids each of a frame's seven picks comes: its own codebook, or any but the first."""
+
+    def choice(ids: range) -> Choice:
+        return Choice.of(engine, partial(most_likely, ids.start), (ids,))
+
+    if restrict_picks:
+        return [choice(vocabulary.codebook(index)) for index in range(1, CODEBOOKS)]
+    return [choice(range(vocabulary.codebook(1).start, vocabulary.codebook(CODEBOOKS).start))] * FINE
+
+
+def _checked(tracks: tuple[np.ndarray, np.ndarray], vocabulary: Vocabulary) -> np.ndarray:
+    """Turn coarse codes into ids, int64 [2, T]."""
+    shapes = [list(track.shape) for track in tracks]
+    if shapes[0] != shapes[1] or len(shapes[0]) != 2 or shapes[0][0] != 1:
+        raise ArtifactError(f"stage 2: expected two tracks [1, T] of one length, found {shapes[0]} and {shapes[1]}.")
+    codes = np.concatenate(tracks).astype(np.int64)
+    wrong = codes[(codes < 0) | (codes >= vocabulary.codebook_size)]
+    if len(wrong):
+        raise ArtifactError(
+            f"stage 2: stage 1's tracks hold {wrong[0]}, which is no code; expected 0 to "
+            f"{vocabulary.codebook_size - 1}. `--set rules=yue` makes stage 1 allow codes of codebook 0 only."
+        )
+    return codes + vocabulary.codebook_start
+
+
+def _repaired(row: np.ndarray, codebook_size: int) -> np.ndarray:
+    """Replace what is no code by the row's most frequent value; of several, the one that comes first."""
+    values, firsts, counts = np.unique(row, return_index=True, return_counts=True)
+    if not len(values):
+        return row
+    most = np.lexsort((firsts, -counts))[0]
+    repaired: np.ndarray = np.where(row < codebook_size, row, values[most])
+    return repaired
+
+
+class _Told:
+    """Turns the steps of batch after batch into events of the whole stage."""
+
+    def __init__(self, batches: list[Batch], emit: Emit) -> None:
+        self._batches, self._emit = batches, emit
+        self._total = sum(batch.steps for batch in batches)
+        self._number = self._steps_before = self._frames_before = 0
+        self._began = time.monotonic()
+
+    def heard(self, steps: int) -> None:
+        batch = self._batches[self._number]
+        frames = self._frames_before + batch.kept_frames * steps / batch.steps
+        done = self._steps_before + steps
+        self._emit(Progress(TOPIC, LABEL, done, self._total, "steps", frames / TRACKS / FRAME_RATE))
+
+    def next_batch(self) -> None:
+        batch = self._batches[self._number]
+        self._number += 1
+        self._steps_before += batch.steps
+        self._frames_before += batch.kept_frames
+
+    def finish(self) -> None:
+        seconds = time.monotonic() - self._began
+        music_s = self._frames_before / TRACKS / FRAME_RATE
+        self._emit(Finished(TOPIC, LABEL, self._total, "steps", seconds, music_s))
