@@ -24,6 +24,7 @@ MANIFEST_FORMAT = "yue-manifest"
 MANIFEST_VERSION = 1
 
 _NPY_MAGIC = b"\x93NUMPY"
+_OBJECTS = ("recipe", "inputs", "files", "texts", "settings", "model", "engine", "versions")  # of a manifest
 
 
 @dataclass(frozen=True)
@@ -75,11 +76,14 @@ class Manifest:
         unknown = sorted(content.keys() - known)
         if unknown:
             raise ArtifactError(f"{path}: unknown key `{unknown[0]}`; it was written by another version of yue.")
+        for key, value in content.items():
+            expected = dict if key in _OBJECTS else list if key == "truncated" else object
+            if not isinstance(value, expected):
+                raise ArtifactError(f"{path}: `{key}` is {value!r}; remove the file to have the stage made anew.")
         try:
-            manifest = cls(**content)
+            return cls(**content | {"truncated": tuple(content.get("truncated", ()))})
         except TypeError as error:
             raise ArtifactError(f"{path}: incomplete ({error}); remove it to have the stage made anew.") from error
-        return cls(**(content | {"truncated": tuple(manifest.truncated)}))
 
 
 def describe_files(folder: Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -112,9 +116,9 @@ def read_array(path: Path, remedy: str) -> np.ndarray:
         raise ArtifactError(f"{path}: is not a .npy file; {remedy}")
     try:
         array = np.load(io.BytesIO(content), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+    except Exception as error:  # over a damaged header numpy stumbles in many ways, MemoryError among them
         raise ArtifactError(f"{path}: is truncated or damaged ({len(content)} bytes); {remedy}") from error
-    if not np.issubdtype(array.dtype, np.integer):
+    if array.dtype.kind not in "iu":
         raise ArtifactError(f"{path}: expected integers, found {array.dtype} {list(array.shape)}; {remedy}")
     return array
 
@@ -183,7 +187,10 @@ def read_json(path: Path, expected_format: str, expected_version: int) -> dict[s
         raise ArtifactError(f"{path}: cannot be read ({error}); remove it to have the stage made anew.") from error
     found_format, found_version = content.pop("format", None), content.pop("version", None)
     if found_format != expected_format or not isinstance(found_version, int):
-        raise ArtifactError(f"{path}: expected format {expected_format}, found {found_format}.")
+        raise ArtifactError(
+            f"{path}: expected {expected_format} version {expected_version}, found {found_format} version "
+            f"{found_version}."
+        )
     if found_version != expected_version:
         raise ArtifactError(
             f"{path}: has version {found_version}; this yue reads version {expected_version}. "
