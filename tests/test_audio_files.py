@@ -1,0 +1,147 @@
+import errno
+import os
+import resource
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from yue_cli import audio_files
+from yue_cli.audio_files import FORMATS, write_audio
+from yue_cli.errors import AudioError, StorageError
+
+TAGS = {"title": "Nächte – 夜", "artist": "YuE", "genre": "pop, female", "comment": "seed 7; made with yue"}
+
+
+def tone(seconds: float, channels: int = 1) -> np.ndarray:
+    time = np.arange(int(44_100 * seconds)) / 44_100
+    return np.tile(0.5 * np.sin(2 * np.pi * 440 * time), (channels, 1)).astype(np.float32)
+
+
+def noise(seconds: float) -> np.ndarray:
+    return (0.2 * np.random.default_rng(0).standard_normal((1, int(44_100 * seconds)))).astype(np.float32)
+
+
+@pytest.mark.parametrize("extension", FORMATS)
+def test_sound_is_read_back_as_written(extension: str, tmp_path: Path) -> None:
+    path = tmp_path / f"mix.{extension}"
+    samples = tone(2.0)
+    write_audio(path, samples, TAGS)
+    found, rate = soundfile.read(path, dtype="float32")
+    assert rate == 44_100
+    lossless = extension in ("wav", "flac")
+    assert len(found) == samples.shape[1]
+    np.testing.assert_allclose(found, samples[0], atol=2**-15 if lossless else 0.05)
+
+
+@pytest.mark.parametrize("extension", FORMATS)
+def test_every_format_keeps_the_tags(extension: str, tmp_path: Path) -> None:
+    path = tmp_path / f"mix.{extension}"
+    write_audio(path, tone(0.2), TAGS)
+    with soundfile.SoundFile(path) as file:
+        found = file.copy_metadata()
+    assert {name: found.get(name) for name in TAGS} == TAGS
+
+
+@pytest.mark.parametrize(("extension", "mark"), [("wav", b"LIST"), ("flac", b"TITLE="), ("mp3", b"TIT2")])
+def test_tags_are_where_players_look(extension: str, mark: bytes, tmp_path: Path) -> None:
+    path = tmp_path / f"mix.{extension}"
+    write_audio(path, tone(0.2), TAGS)
+    assert mark in path.read_bytes().upper()
+
+
+def test_empty_tags_are_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "mix.flac"
+    write_audio(path, tone(0.2), TAGS | {"genre": ""})
+    with soundfile.SoundFile(path) as file:
+        assert "genre" not in file.copy_metadata()
+
+
+def test_wav_is_16_bit(tmp_path: Path) -> None:
+    write_audio(tmp_path / "mix.wav", tone(0.1, channels=2), {}, sample_rate=16_000)
+    info = soundfile.info(tmp_path / "mix.wav")
+    assert (info.subtype, info.channels, info.samplerate, info.frames) == ("PCM_16", 2, 16_000, 4410)
+
+
+def test_what_is_beyond_full_scale_is_cut_and_does_not_wrap(tmp_path: Path) -> None:
+    write_audio(tmp_path / "mix.wav", np.array([[1.5, -1.5, 0.5]], np.float32), {})
+    assert soundfile.read(tmp_path / "mix.wav", dtype="int16")[0].tolist() == [32767, -32768, 16384]
+
+
+def test_a_format_that_libsndfile_lacks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(soundfile, "available_formats", lambda: {"WAV": "", "FLAC": ""})
+    monkeypatch.setattr(soundfile, "__libsndfile_version__", "1.0.28")
+    path = tmp_path / "mix.mp3"
+    with pytest.raises(AudioError) as error:
+        write_audio(path, tone(0.1), {})
+    assert str(error.value) == f"{path}: libsndfile 1.0.28 cannot write mp3; use wav or flac."
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def small_files() -> Iterator[None]:
+    """Let the system refuse to write beyond 100 KB, as a full disk would."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("extension", FORMATS)
+@pytest.mark.usefixtures("small_files")
+def test_a_refused_write_leaves_what_was_there(extension: str, tmp_path: Path) -> None:
+    path = tmp_path / f"mix.{extension}"
+    path.write_bytes(b"before")
+    with pytest.raises(StorageError) as error:
+        write_audio(path, noise(20.0), TAGS)
+    assert str(error.value) == f"{path}: {os.strerror(errno.EFBIG)}."
+    assert path.read_bytes() == b"before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_is_a_storage_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise soundfile.LibsndfileError(2)
+
+    def full(_: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(soundfile.SoundFile, "write", fail)
+    monkeypatch.setattr(audio_files, "_ask_the_system", full)
+    with pytest.raises(StorageError, match=r"no space left for .*mix\.wav \(\d+ MB free\)"):
+        write_audio(tmp_path / "mix.wav", tone(0.1), TAGS)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unexplained_failure_still_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise soundfile.LibsndfileError(2)
+
+    monkeypatch.setattr(soundfile.SoundFile, "write", fail)
+    with pytest.raises(StorageError) as error:
+        write_audio(tmp_path / "mix.wav", tone(0.1), TAGS)
+    assert str(error.value) == f"{tmp_path / 'mix.wav'}: libsndfile: System error."
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 200 KB, where one may be mounted."""
+    command = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(tmp_path)]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no file system can be mounted here")
+    yield tmp_path
+    subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+@pytest.mark.parametrize("extension", FORMATS)
+def test_a_disk_that_is_full_is_told(extension: str, full_disk: Path) -> None:
+    path = full_disk / f"mix.{extension}"
+    with pytest.raises(StorageError) as error:
+        write_audio(path, noise(30.0), TAGS)
+    assert str(error.value).startswith(f"no space left for {path} (0 MB free).")
+    assert not list(full_disk.iterdir())
