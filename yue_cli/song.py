@@ -103,7 +103,10 @@ def write_song(folder: Path, song: Song) -> None:
 
 
 def read_song(folder: Path) -> Song:
-    """Read what a folder holds of a request; texts come as they lie there, checked later. Raises ArtifactError."""
+    """Read what a folder holds of a request; texts come as they lie there, checked later.
+
+    Raises ArtifactError, SettingsError.
+    """
     path = folder / SONG_FILE
     tree: dict[Any, Any] = {}
     if path.exists():
@@ -119,13 +122,17 @@ def read_song(folder: Path) -> Song:
         unknown = sorted(str(key) for key in tree.keys() - _KEYS)
         if unknown:
             raise ArtifactError(f"{path}: unknown key `{unknown[0]}`; it was written by another version of yue.")
+    preset, forced = tree.get("preset"), tree.get("forced", [])
+    settings, _ = combine([Layer(str(path), {"seed": tree.get("seed")})])
     try:
+        if not isinstance(preset, str | None) or not isinstance(forced, list):
+            raise TypeError(f"preset is {preset!r}, forced is {forced!r}")
         return Song(
-            preset=tree.get("preset"),
+            preset=preset,
             overrides=flatten_tree(tree.get("overrides") or {}),
-            seed=None if tree.get("seed") is None else int(tree["seed"]),
+            seed=settings.seed,
             reseeded={int(start): int(seed) for start, seed in (tree.get("reseeded") or {}).items()},
-            forced=tuple(tree.get("forced") or ()),
+            forced=tuple(forced),
         )
     except (TypeError, ValueError, AttributeError) as error:
         raise ArtifactError(f"{path}: a value has the wrong form ({error}).") from error
