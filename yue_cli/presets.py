@@ -33,7 +33,7 @@ def find(name: str) -> Preset:
     if path.is_file():
         # An absolute path, so that the song can be taken up again from another folder.
         return Preset(str(path.resolve()), *read_preset(path, name))
-    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
+    if path.suffix in (".yaml", ".yml") or "/" in name or "\\" in name:
         raise SettingsError(f"{name}: there is no such preset file.")
     raise SettingsError(
         f"there is no preset `{name}`; known presets: {', '.join(names())}, or the path of a YAML file."

@@ -105,6 +105,10 @@ class Vocabulary:
             missing = [name for name in ("<SOA>", "<EOA>", "<stage_1>", "<stage_2>") if name not in vocabulary.specials]
             if missing:
                 raise ValueError(f"no id for {', '.join(missing)}")
+            sizes = (vocabulary.separator, vocabulary.codebook_start, vocabulary.codebook_size, vocabulary.codebooks)
+            for number in (*sizes, *vocabulary.specials.values()):
+                if type(number) is not int or number < 0:
+                    raise ValueError(f"expected whole numbers, found {number!r}")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{path}: not a vocabulary of this version of yue ({error}).") from error
         return vocabulary
