@@ -3,6 +3,8 @@
 import os
 import platform
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
 
+_WORTH_THREADS = 50 * 10**6  # bytes of weights: below, one thread is as fast as two
 _CAREFUL_GUESS = 4 * 2**30  # bytes, where a system does not tell what is free
 
 
@@ -58,6 +61,21 @@ def free_bytes(device: torch.device) -> int:
         if hasattr(os, "sysconf"):
             return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
         return _CAREFUL_GUESS
+
+
+@contextmanager
+def threads_for(weight_bytes: int) -> Iterator[None]:
+    """Compute with one CPU thread within, where the weights are so few that threads only wait for each other.
+
+    On a machine that is busy with other things that waiting can take a hundred times as long as the work.
+    """
+    before = torch.get_num_threads()
+    if weight_bytes < _WORTH_THREADS:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def peak_bytes() -> tuple[int, int]:

@@ -5,8 +5,8 @@ manifest written is `workbench.py`'s.
 """
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,8 @@ class Result:
     stages: list[StageState]
     segments: list[dict[str, Any]]
     audio: dict[str, Path]
-    remarks: list[str] = field(default_factory=list)
+    made: list[str]  # stages that this run made
+    remarks: list[str]  # what the user should know of them
 
     def as_json(self, warnings: Sequence[str]) -> dict[str, Any]:
         """List it for programs, with the warnings that were given on the way."""
@@ -109,7 +110,7 @@ class Pipeline:
                 self._store(replace(self.request.song, forced=still))
         except KeyboardInterrupt as error:
             raise Interrupted(self._kept) from error
-        return self._result(wanted, time.perf_counter() - began)
+        return self._result(wanted, todo, time.perf_counter() - began)
 
     def _ask_anew(self, wanted: Sequence[str], force: bool, from_segment: int | None, new_seed: int | None) -> bool:
         """Store the request; with --force or --from-segment, what is redone and its seed.
@@ -286,7 +287,8 @@ class Pipeline:
         model = self.bench.locate(settings.codec, "codec")
         decoders = decode.open_codec(model.path, self.bench.device)
         began = time.perf_counter()
-        stems = decode.decode(decoders, tokens.vocal, tokens.instrumental, settings.limit, self.emit)
+        with machine.threads_for(decoders.weight_bytes):
+            stems = decode.decode(decoders, tokens.vocal, tokens.instrumental, settings.limit, self.emit)
         gain = mixing.limit(stems.mix, settings.limit)
         if gain < 1:
             how = f"turned down to {100 * gain:.0f} %" if settings.limit == "scale" else "clipped"
@@ -324,7 +326,7 @@ class Pipeline:
         if count:
             self._kept = f"{_sections(count)} kept. The same command goes on with section {count + 1}."
 
-    def _result(self, wanted: Sequence[str], seconds: float) -> Result:
+    def _result(self, wanted: Sequence[str], made: Iterable[str], seconds: float) -> Result:
         states = plan.states(self.project, self.request)
         by_name = {state.stage: state for state in states}
         last = by_name[wanted[-1]]
@@ -345,7 +347,8 @@ class Pipeline:
                 for record in self.project.segments()
             ],
             audio=audio,
-            remarks=self._remarks(by_name["stage1"].manifest),
+            made=list(made),
+            remarks=self._remarks(by_name["stage1"].manifest) if "stage1" in made else [],
         )
 
     def _remarks(self, manifest: Manifest | None) -> list[str]:
@@ -357,7 +360,7 @@ class Pipeline:
         for number in manifest.truncated:
             crowded = self.request.lyrics.sections[number - 1].seconds > limit_s
             why = "more words than fit" if crowded else "it did not end by itself"
-            remarks.append(f"section {number} was cut at {limit_s:.0f} s: {why}")
+            remarks.append(f"section {number} was cut at {limit_s:g} s: {why}")
         return remarks
 
 

@@ -61,7 +61,8 @@ class Workbench:
         took = time.perf_counter() - began
         self.detail(TITLES[stage], f"{model.name} on {self.device} in {took:.1f} s · {opened.memory / 1e9:.2f} GB")
         try:
-            yield opened
+            with machine.threads_for(self.describe(model).parameter_bytes):
+                yield opened
         finally:
             opened.close()
             del opened

@@ -104,13 +104,11 @@ def fulfil(request: Request) -> None:
             result = pipeline.run(request.stages, request.force, request.from_segment, request.new_seed)
     for remark in result.remarks:
         console.line("note", remark)
-    if result.music_s:
-        console.line(
-            "done",
-            f"{clock(result.music_s)} of music in {duration(result.seconds)} "
-            f"({result.seconds / result.music_s:.1f} × its length) · peak memory {_peak(result.peak_memory)} · "
-            f"seed {result.seed}",
-        )
+    took = "nothing to do"
+    if result.made:
+        took = f"in {duration(result.seconds)} ({result.seconds / result.music_s:.1f} × its length)"
+        took += f" · peak memory {_peak(result.peak_memory)}"
+    console.line("done", f"{clock(result.music_s)} of music · {took} · seed {result.seed}")
     if request.json:
         answer_json(result.as_json(console.warnings))
     else:

@@ -30,6 +30,11 @@ class Decoders:
     vocal: Vocoder
     instrumental: Vocoder
 
+    @property
+    def weight_bytes(self) -> int:
+        modules = (self.codec, self.vocal, self.instrumental)
+        return sum(weight.nbytes for module in modules for weight in module.parameters())
+
 
 @dataclass(frozen=True, eq=False)
 class Stems:
