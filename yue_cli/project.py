@@ -229,13 +229,16 @@ class Project:
         if not facts_path.exists():
             return None
         facts = read_json(facts_path, BATCHES_FORMAT, BATCHES_VERSION)
+        rows = facts.get("rows")
+        if not isinstance(rows, int):
+            raise ArtifactError(f"{facts_path}: `rows` is {rows!r}, expected a number; remove the folder it lies in.")
         if facts.get("key") != key:
             return None
         found = {
             int(path.stem): read_array(path, "remove it, and yue decodes this batch again.")
             for path in sorted(facts_path.parent.glob("[0-9]*.npy"))
         }
-        return int(facts["rows"]), found
+        return rows, found
 
     def begin_batches(self, key: str, rows: int) -> None:
         """Store the number of rows before the first batch, so that a resumed run computes the same numbers."""
@@ -320,5 +323,5 @@ def _owner(path: Path) -> str:
     try:
         owner = json.loads(path.read_text())
         return f" (process {owner['process']}, since {owner['since']})"
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return ""
