@@ -89,7 +89,7 @@ class Console:
         bar = rich.progress.Progress(
             rich.progress.TextColumn("{task.fields[topic]:<8}"),
             rich.progress.BarColumn(bar_width=20),
-            rich.progress.TextColumn("{task.description}"),
+            rich.progress.TextColumn("{task.description}", markup=False),
             console=rich.console.Console(stderr=True),
             transient=True,
         )
