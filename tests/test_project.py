@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -27,11 +28,18 @@ def project(tmp_path) -> Project:
     return found
 
 
+@pytest.fixture(scope="module")
+def finished_song(tmp_path_factory) -> Path:
+    """A whole song to be copied."""
+    root = tmp_path_factory.mktemp("songs") / "song"
+    make_song(Project(root))
+    return root
+
+
 @pytest.fixture
-def song(project) -> Project:
-    """A whole song."""
-    make_song(project)
-    return project
+def song(finished_song, tmp_path) -> Project:
+    """A whole song of one's own."""
+    return Project(Path(shutil.copytree(finished_song, tmp_path / "song")))
 
 
 def seen(project: Project, stage: str, **changes) -> tuple[str, str]:
