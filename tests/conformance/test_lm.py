@@ -230,7 +230,7 @@ def test_overflow_of_the_exl2_variant(path: Path, open_tiny: Open) -> None:
     settings = stage1_settings(
         context=int(golden["cache_size"]), max_new_tokens=int(golden["max_new_tokens"]), on_overflow="drop_oldest"
     )
-    check_run(path, open_tiny, settings, "exl2", "original")
+    check_run(path, open_tiny, settings, "exl2", "yue")
 
 
 @pytest.mark.parametrize("path", files("lm", "s1_split.json"))
