@@ -1,6 +1,9 @@
 """The `yue` command: joins the commands; a YueError becomes one line and an exit code."""
 
+import functools
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import typer
 from typer.exceptions import TyperException
@@ -12,13 +15,29 @@ from yue_cli.errors import YueError
 app = typer.Typer(
     name="yue",
     help="Turn lyrics into full songs with the YuE models.",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
 )
+
+
+class _Stopped(Exception):
+    """A KeyboardInterrupt on its way through typer, which would keep its words from the user."""
+
+
+def _stoppable(command: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(command)
+    def call(*arguments: Any, **options: Any) -> None:
+        try:
+            command(*arguments, **options)
+        except KeyboardInterrupt as error:
+            raise _Stopped(str(error)) from error
+
+    return call
+
+
 for module in (run, stage1, stage2, decode, demo, lyrics, status, presets):
-    app.command()(getattr(module, module.__name__.rpartition(".")[2]))
+    app.command()(_stoppable(getattr(module, module.__name__.rpartition(".")[2])))
 
 
 def _print_version(wanted: bool) -> None:
@@ -43,11 +62,16 @@ def execute(arguments: list[str]) -> int:
     """Run one command line and return its exit code, every failure reported as one line (or one JSON object)."""
     as_json = "--json" in arguments
     try:
-        code = app(args=arguments, prog_name="yue", standalone_mode=False)
+        code = app(args=arguments or ["--help"], prog_name="yue", standalone_mode=False)
     except YueError as error:
         return console.report(error.kind, str(error), exit_code=1, as_json=as_json)
     except TyperException as error:
         return console.report("usage", error.format_message(), exit_code=2, as_json=as_json)
-    except (KeyboardInterrupt, typer.Abort) as error:
+    except (KeyboardInterrupt, typer.Abort, _Stopped) as error:
         return console.report("interrupted", str(error), exit_code=130, as_json=as_json)
+    except OSError as error:
+        # What the system refuses of a path before anybody works on it: a name too long, a folder locked away.
+        if error.filename is None:
+            raise
+        return console.report("storage", f"{error.filename}: {error.strerror}.", exit_code=1, as_json=as_json)
     return code if isinstance(code, int) else 0
