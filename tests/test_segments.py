@@ -9,7 +9,7 @@ from tests.folders import contents
 from yue_cli.errors import ArtifactError, SettingsError
 from yue_cli.project import Project, SegmentRecord
 from yue_cli.prompt import Prompts
-from yue_cli.segments import SegmentKeys, copies, keep_before, keep_current
+from yue_cli.segments import SegmentKeys, check_start, copies, keep_before, keep_current
 from yue_cli.song import Song
 
 PROMPTS = Prompts(
@@ -99,7 +99,8 @@ def test_no_more_segments_are_kept_than_are_wanted_and_more_may_follow():
 
 def test_segments_before_a_number_are_kept_under_the_keys_they_would_have_now():
     now = keys(song=Song(seed=8), stage1__temperature=0.5)
-    found = keep_before(3, records(3), now, 3)
+    check_start(3, records(3), wanted=3)
+    found = keep_before(3, records(3), now)
     assert [each.number for each in found] == [1, 2]
     assert [each.ids.tolist() for each in found] == [[5, 0, 2], [5, 1, 2]]
     assert keep_current(found, now, 3) == found, "the next run must keep them, too"
@@ -107,19 +108,20 @@ def test_segments_before_a_number_are_kept_under_the_keys_they_would_have_now():
 
 
 def test_from_the_first_segment_nothing_is_kept():
-    assert keep_before(1, records(3), keys(), 3) == []
+    check_start(1, records(0), wanted=3)
+    assert keep_before(1, records(3), keys()) == []
 
 
 @pytest.mark.parametrize("number", [0, -1, 4])
 def test_a_number_that_no_segment_has_is_refused(number):
     with pytest.raises(SettingsError) as refused:
-        keep_before(number, records(3), keys(), 3)
+        check_start(number, records(3), wanted=3)
     assert str(refused.value) == (f"--from-segment {number}: expected a number from 1 to 3, the segments to be sung.")
 
 
 def test_a_segment_that_is_not_there_cannot_be_kept():
     with pytest.raises(ArtifactError) as refused:
-        keep_before(4, records(1), keys(), 4)
+        check_start(4, records(1), wanted=4)
     assert str(refused.value) == (
         "--from-segment 4: segment 2 is not there yet; expected segments 1 to 3 in stage1/segments/."
     )
@@ -131,7 +133,7 @@ def test_copies_hold_the_same_ids_and_the_new_keys(tmp_path):
         project.save_segment(each)
     before = contents(tmp_path / "stage1" / "segments")
     now = keys(song=Song(seed=8))
-    project.begin("stage1", copies(project, keep_before(3, project.segments(), now, 3)))
+    project.begin("stage1", copies(project, keep_before(3, project.segments(), now)))
     after = contents(tmp_path / "stage1" / "segments")
     assert after.keys() == before.keys()
     assert [after[name] for name in ("001.npy", "002.npy")] == [before[name] for name in ("001.npy", "002.npy")]

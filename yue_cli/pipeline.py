@@ -18,11 +18,12 @@ from yue_cli.audio_files import write_audio
 from yue_cli.engines.base import Engine
 from yue_cli.errors import Interrupted, LyricsError
 from yue_cli.project import SegmentRecord, StageState
-from yue_cli.settings import Stage1Settings
+from yue_cli.settings import Stage1Settings, flatten
 from yue_cli.song import Song
 from yue_cli.stages import decode, stage1, stage2
 from yue_cli.tokenizer import TOKENIZER_FILE, Tokenizer
 from yue_cli.vocab import CODEBOOKS, FRAME_RATE, WINDOW_FRAMES, Vocabulary
+from yue_cli.weights import ModelFolder
 from yue_cli.workbench import Workbench, check_vocabulary
 
 SOUNDS = ("mix", *TRACKS)
@@ -88,12 +89,16 @@ class Pipeline:
         new_seed: for what these two redo; None draws one.
         """
         began = time.perf_counter()
-        # The request, seed included, is on disk before anything loads.
-        goes_on = self._ask_anew(wanted, force, from_segment, new_seed)
-        states = plan.states(self.project, self.request)
+        asked, goes_on = self._ask_anew(wanted, force, from_segment, new_seed)
+        states = plan.states(self.project, replace(self.request, song=asked))
         todo = {state.stage: state for state in plan.to_do(states, wanted)}
         if from_segment is not None and not goes_on:
             todo["stage1"] = replace(states[0], state="stale", why=f"from segment {from_segment}")
+        if "stage1" in todo:
+            self._check_stage1(None if goes_on else from_segment)
+        # The request, seed included, is on disk before anything loads. What cannot be done at all is not stored.
+        self._store(asked)
+        self._check_models(todo)
         for state in states:
             if state.stage in wanted and state.stage not in todo:
                 self._tell_kept(state)
@@ -112,10 +117,12 @@ class Pipeline:
             raise Interrupted(self._kept) from error
         return self._result(wanted, todo, time.perf_counter() - began)
 
-    def _ask_anew(self, wanted: Sequence[str], force: bool, from_segment: int | None, new_seed: int | None) -> bool:
-        """Store the request; with --force or --from-segment, what is redone and its seed.
+    def _ask_anew(
+        self, wanted: Sequence[str], force: bool, from_segment: int | None, new_seed: int | None
+    ) -> tuple[Song, bool]:
+        """Put what is redone by --force or --from-segment, and its seed, into the request.
 
-        Returns True when the same was asked before and is only to be finished.
+        Returns the request, and whether the same was asked before and is only to be finished.
         """
         asked = self.request.song
         stage1_ended = Manifest.read(self.project.folder("stage1")) is not None
@@ -130,8 +137,27 @@ class Pipeline:
                 asked = replace(asked, forced=tuple(wanted))
                 if "stage1" in wanted:
                     asked = replace(asked, seed=seed, reseeded={})
-        self._store(asked)
-        return goes_on
+        return asked, goes_on
+
+    def _check_stage1(self, from_segment: int | None) -> None:
+        """Find out whether there is something to sing. Raises LyricsError, SettingsError, ArtifactError."""
+        wanted = self.request.segments
+        if wanted is None or self.request.song.genre is None:
+            raise LyricsError(f"{self.project.root} has no lyrics.txt or no genre.txt: give --lyrics and --genre.")
+        if from_segment is not None:
+            segments.check_start(from_segment, self.project.segments(), wanted)
+
+    def _check_models(self, stages: Iterable[str]) -> None:
+        """Look at every model that will be needed, before the first one works for minutes. Raises CheckpointError."""
+        for stage in stages:
+            model = self._model(stage)
+            if stage != "audio":
+                self.bench.describe(model)
+
+    def _model(self, stage: str) -> ModelFolder:
+        name = flatten(self.settings)[plan.MODEL_KEYS[stage]]
+        assert name is None or isinstance(name, str)
+        return self.bench.locate(name, "codec" if stage == "audio" else stage)
 
     def _store(self, asked: Song) -> None:
         self.bench.request = replace(self.request, song=asked)
@@ -141,9 +167,8 @@ class Pipeline:
 
     def _make_stage1(self, state: StageState, from_segment: int | None) -> None:
         asked, lyrics, wanted = self.request.song, self.request.lyrics, self.request.segments
-        if lyrics is None or asked.genre is None or wanted is None:
-            raise LyricsError(f"{self.project.root} has no lyrics.txt or no genre.txt: give --lyrics and --genre.")
-        model = self.bench.locate(self.settings.stage1.model, "stage1")
+        assert lyrics is not None and asked.genre is not None and wanted is not None
+        model = self._model("stage1")
         vocabulary, facts = Vocabulary.read(model.path), self.bench.describe(model)
         settings = replace(self.settings.stage1, context=min(self.settings.stage1.context, facts.max_length))
         assert settings.on_overflow is not None
@@ -155,7 +180,7 @@ class Pipeline:
         keys = segments.SegmentKeys(prompts, asked, plan.recipe(self.request, "stage1"))
         there = self.project.segments()
         if from_segment is not None:
-            records = segments.keep_before(from_segment, there, keys, wanted)
+            records = segments.keep_before(from_segment, there, keys)
         elif state.manifest is not None and "stage1" in asked.forced:
             records = []
         else:
@@ -231,7 +256,7 @@ class Pipeline:
         tokens = read_tokens(self.project.folder("stage1"), 1, self.bench.remedy("stage1"))
         inputs = self.project.hashes("stage1")
         assert inputs is not None and settings.tail is not None and settings.restrict_picks is not None
-        model = self.bench.locate(settings.model, "stage2")
+        model = self._model("stage2")
         vocabulary, facts = Vocabulary.read(model.path), self.bench.describe(model)
         check_vocabulary(np.array(vocabulary.codebook(CODEBOOKS - 1)), facts.vocabulary_size, model)
         length = stage2.cache_length(min(tokens.frames, WINDOW_FRAMES))
@@ -284,7 +309,7 @@ class Pipeline:
         tokens = read_tokens(self.project.folder("stage2"), CODEBOOKS, self.bench.remedy("stage2"))
         inputs = self.project.hashes("stage2")
         assert inputs is not None and settings.limit is not None
-        model = self.bench.locate(settings.codec, "codec")
+        model = self._model("audio")
         decoders = decode.open_codec(model.path, self.bench.device)
         began = time.perf_counter()
         with machine.threads_for(decoders.weight_bytes):

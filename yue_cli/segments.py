@@ -48,10 +48,10 @@ def keep_current(records: Sequence[SegmentRecord], keys: SegmentKeys, wanted: in
     return kept
 
 
-def keep_before(number: int, records: Sequence[SegmentRecord], keys: SegmentKeys, wanted: int) -> list[SegmentRecord]:
-    """Keep the segments before `number` whatever they were made from, under the keys they would have now.
+def check_start(number: int, records: Sequence[SegmentRecord], wanted: int) -> None:
+    """Find out whether the song can be sung anew from segment `number` on.
 
-    Raises SettingsError for a number outside 1..wanted, ArtifactError if one of those segments is not there.
+    Raises SettingsError for a number outside 1..wanted, ArtifactError if a segment before it is not there.
     """
     if not 1 <= number <= wanted:
         raise SettingsError(f"--from-segment {number}: expected a number from 1 to {wanted}, the segments to be sung.")
@@ -60,6 +60,10 @@ def keep_before(number: int, records: Sequence[SegmentRecord], keys: SegmentKeys
             f"--from-segment {number}: segment {len(records) + 1} is not there yet; "
             f"expected segments 1 to {number - 1} in stage1/segments/."
         )
+
+
+def keep_before(number: int, records: Sequence[SegmentRecord], keys: SegmentKeys) -> list[SegmentRecord]:
+    """Keep the segments before `number` whatever they were made from, under the keys they would have now."""
     kept: list[SegmentRecord] = []
     for record in records[: number - 1]:
         kept.append(replace(record, key=keys.key(record.number, [earlier.ids for earlier in kept])))
