@@ -10,11 +10,11 @@ import platformdirs
 from yue_cli import plan, presets, song
 from yue_cli.commands.console import Console, answer, answer_json, clock, duration, gigabytes
 from yue_cli.commands.texts import read_genre, read_lyrics
-from yue_cli.errors import LyricsError, StorageError
+from yue_cli.errors import LyricsError, StorageError, YueError
 from yue_cli.events import Warned
-from yue_cli.lyrics import read_text
+from yue_cli.lyrics import parse_genre, read_text
 from yue_cli.project import STAGES, Project
-from yue_cli.settings import Flat, Settings, Value, flatten, parse_assignments, resolve
+from yue_cli.settings import Flat, Layer, Settings, Value, combine, flatten, parse_assignments, resolve
 from yue_cli.song import SONG_FILE, Song
 
 
@@ -37,18 +37,25 @@ class Request:
     verbose: bool = False
 
     @property
+    def given(self) -> Flat:
+        """The settings of this command line, flags over `--set`."""
+        return parse_assignments(self.assignments) | {
+            key: value for key, value in self.flags.items() if value is not None
+        }
+
+    @property
     def values(self) -> Flat:
-        """The settings that were given, flags over `--set`."""
-        given = {key: value for key, value in self.flags.items() if value is not None}
+        """The settings that are for the whole song."""
+        given = self.given
         if self.from_segment is not None:
             given.pop("seed", None)  # it is for the segments to be sung anew
-        return parse_assignments(self.assignments) | given
+        return given
 
     @property
     def new_seed(self) -> int | None:
-        """The seed that was given for what is redone."""
-        seed = self.flags.get("seed", parse_assignments(self.assignments).get("seed"))
-        return seed if isinstance(seed, int) else None
+        """The seed that was given for what is redone. Raises SettingsError."""
+        settings, _ = combine([Layer("command line", self.given)])
+        return settings.seed
 
 
 def home() -> Path:
@@ -60,8 +67,9 @@ def fulfil(request: Request) -> None:
     """Do what the command line asks, print the answer. Raises YueError."""
     console = Console(-1 if request.quiet else int(request.verbose))
     preset = presets.find(request.preset) if request.preset else None
-    lyrics, lyrics_name = read_lyrics(request.lyrics) if request.lyrics else (None, "lyrics.txt")
-    genre = read_genre(request.genre) if request.genre else None
+    lyrics, lyrics_name = read_lyrics(request.lyrics) if request.lyrics is not None else (None, "lyrics.txt")
+    genre = read_genre(request.genre) if request.genre is not None else None
+    new_seed = request.new_seed
 
     def settle(project: Project) -> tuple[Song, Settings, dict[str, str]]:
         before = read_song(project)
@@ -101,7 +109,7 @@ def fulfil(request: Request) -> None:
 
         with console.watching():
             pipeline = Pipeline(Workbench(project, wanted, home(), console.emit, console.detail))
-            result = pipeline.run(request.stages, request.force, request.from_segment, request.new_seed)
+            result = pipeline.run(request.stages, request.force, request.from_segment, new_seed)
     for remark in result.remarks:
         console.line("note", remark)
     took = "nothing to do"
@@ -116,9 +124,10 @@ def fulfil(request: Request) -> None:
 
 
 def read_song(project: Project) -> Song:
-    """Read what a folder holds of a request, its texts checked. Raises LyricsError, ArtifactError."""
+    """Read what a folder holds of a request, its texts checked. Raises LyricsError, ArtifactError, SettingsError."""
     found = song.read_song(project.root) if project.root.is_dir() else Song()
-    return replace(found, lyrics=_stored(project, "lyrics"), genre=_stored(project, "genre"))
+    genre = _stored(project, "genre")
+    return replace(found, lyrics=_stored(project, "lyrics"), genre=None if genre is None else parse_genre(genre))
 
 
 def _stored(project: Project, name: str) -> str | None:
@@ -133,10 +142,11 @@ def _choose_folder(settle: Callable[[Project], tuple[Song, Settings, dict[str, s
         if not (path / SONG_FILE).is_file() or (path / "audio" / "manifest.json").exists():
             continue
         project = Project(path)
-        now, _, _ = settle(project)
-        before = read_song(project)
-        if now == before:
-            return path
+        try:
+            if settle(project)[0] == read_song(project):
+                return path
+        except YueError:  # another song that cannot be read is not the one that is wanted
+            continue
     taken = [int(path.name[5:]) for path in numbered if path.name[5:].isdigit()]
     return Path(f"song-{max(taken, default=0) + 1:03d}")
 
@@ -163,11 +173,13 @@ def _tell_lyrics(console: Console, wanted: plan.Request, name: str) -> None:
 
 def _tell_plan(request: Request, console: Console, project: Project, wanted: plan.Request) -> None:
     """Answer `--dry-run`: what would be made, and why."""
+    if request.force:
+        wanted = replace(wanted, song=replace(wanted.song, forced=request.stages))
     states = plan.states(project, wanted)
     todo = {state.stage: state for state in plan.to_do(states, request.stages)}
     rows = [
-        {"name": state.stage, "state": state.state, "why": todo.get(state.stage, state).why, "do": state.stage in todo}
-        for state in states
+        {"name": state.stage, "state": state.state, "why": state.why, "do": state.stage in todo}
+        for state in (todo.get(state.stage, state) for state in states)
         if state.stage in request.stages
     ]
     if request.json:

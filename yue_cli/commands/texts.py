@@ -19,7 +19,7 @@ def read_genre(source: str) -> str:
 
     What has a path separator or ends in `.txt` is a file and must exist.
     """
-    path = Path(source).expanduser()
+    path = Path(source)
     if "/" in source or "\\" in source or path.suffix == ".txt":
         return parse_genre(read_text(_content(path, "--genre"), source), source)
     return parse_genre(source, "--genre")
