@@ -42,12 +42,14 @@ def small_disk(kilobytes: int) -> Iterator[Path]:
 
 
 @contextmanager
-def refusing_folder() -> Iterator[Path]:
+def refusing_folder(copy_of: Path | None = None, mode: int = 0o555) -> Iterator[Path]:
     """Make a folder that this process may read but not write. Root may write anywhere, so it steps down meanwhile."""
     if not hasattr(os, "geteuid"):
         pytest.skip("needs a system with user ids")
     folder = Path(tempfile.mkdtemp(prefix="yue-refusing-"))
-    folder.chmod(0o555)
+    if copy_of is not None:
+        shutil.copytree(copy_of, folder, dirs_exist_ok=True)
+    folder.chmod(mode)
     user = os.geteuid()
     try:
         if user == 0:
