@@ -5,6 +5,7 @@ import io
 import json
 import os
 import shutil
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -262,6 +263,28 @@ def test_an_interrupted_run_says_what_is_kept_and_goes_on_there(finished_song, m
             name = f"{stage}/{track}.npy"
             assert (place / "song" / name).read_bytes() == (finished_song / name).read_bytes()
     assert history(place / "song") == []
+
+
+def test_a_run_interrupted_between_batches_goes_on_with_the_same_rows(finished_song, monkeypatch, place):
+    song = Path(shutil.copytree(finished_song, place / "song"))
+    shutil.rmtree(song / "stage2")
+    save = Project.save_batch
+
+    def save_or_stop(project, number, ids):
+        if number == 1:
+            raise KeyboardInterrupt
+        save(project, number, ids)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Project, "save_batch", save_or_stop)
+        outcome = yue("stage2", "song", "--set", "execution.rows=1")
+    assert outcome.code == 130
+    assert outcome.err.endswith("interrupted: 1 of 2 batches of stage 2 are kept. The same command goes on.\n")
+    told = done("stage2", "song", "--set", "execution.rows=2").err
+    assert "stage 2  1 of 2 batches are there · going on\n" in told
+    assert done("status", "song", "--json").answer["stages"][1]["engine"]["rows"] == "1"
+    assert np.load(song / "stage2" / "vocal.npy").shape == (8, 8)
+    assert not (song / "stage2" / "batches").exists()
 
 
 # Trying without doing
@@ -924,6 +947,15 @@ def test_a_full_disk_loses_nothing_and_the_same_command_goes_on(finished_song, f
 
 
 # Looking at lyrics and presets
+
+
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_letters_that_a_terminal_lacks_end_no_command(place, flags):
+    Path("lyrics.txt").write_text("[verse]\n海の歌\n", encoding="utf-8")
+    command = [sys.executable, "-m", "yue_cli", "lyrics", "lyrics.txt", *flags]
+    run = subprocess.run(command, env=os.environ | {"PYTHONIOENCODING": "ascii"}, capture_output=True, check=True)
+    assert b"\\u6d77" in run.stdout
+    assert not flags or json.loads(run.stdout)["sections"][0]["text"] == "海の歌"
 
 
 def test_lyrics_are_shown_as_they_are_read(place):

@@ -110,7 +110,7 @@ def test_an_answer_to_programs_is_one_line_of_json(capsys):
     answer_json({"song": "Ä [b]", "seconds": 1.5, "none": None})
     out, err = capsys.readouterr()
     assert json.loads(out) == {"song": "Ä [b]", "seconds": 1.5, "none": None}
-    assert (out.count("\n"), err) == (1, "")
+    assert (out.count("\n"), err, out.isascii()) == (1, "", True)
 
 
 @pytest.mark.parametrize(

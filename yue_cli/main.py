@@ -1,6 +1,7 @@
 """The `yue` command: joins the commands; a YueError becomes one line and an exit code."""
 
 import functools
+import io
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -55,6 +56,8 @@ def _root(
 
 def main() -> None:
     """Run the command line and leave with its exit code: 0 done, 1 error, 2 wrong usage, 130 interrupted."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: no song is lost over a letter
     sys.exit(execute(sys.argv[1:]))
 
 

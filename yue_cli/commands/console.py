@@ -22,8 +22,8 @@ def answer(text: str) -> None:
 
 
 def answer_json(value: Mapping[str, Any]) -> None:
-    """Print the one JSON object of a `--json` run."""
-    print(json.dumps(value, ensure_ascii=False))
+    """Print the one JSON object of a `--json` run, in ASCII, which no terminal or pipe can spoil."""
+    print(json.dumps(value))
 
 
 def report(kind: str, message: str, exit_code: int, as_json: bool) -> int:
