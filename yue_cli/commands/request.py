@@ -112,11 +112,11 @@ def fulfil(request: Request) -> None:
             result = pipeline.run(request.stages, request.force, request.from_segment, new_seed)
     for remark in result.remarks:
         console.line("note", remark)
-    took = "nothing to do"
+    took = " · nothing to do"
     if result.made:
-        took = f"in {duration(result.seconds)} ({result.seconds / result.music_s:.1f} × its length)"
+        took = f" in {duration(result.seconds)} ({result.seconds / result.music_s:.1f} × its length)"
         took += f" · peak memory {_peak(result.peak_memory)}"
-    console.line("done", f"{clock(result.music_s)} of music · {took} · seed {result.seed}")
+    console.line("done", f"{clock(result.music_s)} of music{took} · seed {result.seed}")
     if request.json:
         answer_json(result.as_json(console.warnings))
     else:
