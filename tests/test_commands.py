@@ -853,6 +853,15 @@ def test_a_broken_model_is_told_by_its_file_and_no_stage_is_lost(song, broken_to
     assert done("run", "song", "--set", f"{key}=toy").err.count("is current: kept") == 3
 
 
+def test_the_path_of_a_model_holds_from_any_folder(song, broken_toy, place, monkeypatch):
+    done("decode", "song", "--model", "./broken")
+    assert stored(song)["overrides"]["decode.codec"] == str(broken_toy)
+    (place / "elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    assert done("run", "../song").err.count("is current: kept") == 3
+    done("decode", "../song", "--force")
+
+
 def test_without_a_model_the_expected_folder_is_told(place, monkeypatch):
     monkeypatch.setenv("YUE_HOME", str(place / "nowhere"))
     text = refused("run", "song", "--lyrics", "lyrics.txt", "--genre", GENRE)

@@ -39,9 +39,15 @@ class Request:
     @property
     def given(self) -> Flat:
         """The settings of this command line, flags over `--set`."""
-        return parse_assignments(self.assignments) | {
+        given = parse_assignments(self.assignments) | {
             key: value for key, value in self.flags.items() if value is not None
         }
+        for key in plan.MODEL_KEYS.values():
+            name = given.get(key)
+            if isinstance(name, str) and ("/" in name or "\\" in name):
+                # An absolute path, so that the song can be taken up again from another folder.
+                given[key] = str(Path(name).expanduser().resolve())
+        return given
 
     @property
     def values(self) -> Flat:
