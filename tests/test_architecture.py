@@ -16,7 +16,7 @@ LEVELS = [
     ["sampling", "mixing"],
     ["engines.base", "engines", "engines.native"],
     ["generation", "stages.stage1", "stages.stage2", "stages.decode"],
-    ["segments", "plan", "machine", "toy", "workbench", "pipeline"],
+    ["segments", "plan", "machine", "toy", "workbench", "making", "pipeline"],
     ["commands", "main"],
 ]
 THIRD_PARTY = {

@@ -35,12 +35,15 @@ class Workbench:
         self.home = home
         self.emit = emit
         self.detail = detail  # what only a curious user wants to know: topic, text
+        self.kept = "what was finished is kept. The same command goes on."  # what an interrupted run may rely on
         self.device = machine.choose_device(self.settings.execution.device)
         self.dtype = machine.choose_dtype(self.settings.execution.dtype, self.device)
 
-    def locate(self, name: str | None, part: str) -> ModelFolder:
-        """Find a model's folder. Raises CheckpointError."""
-        return weights.locate(name, part, self.home, MAKERS)
+    def model(self, stage: str) -> ModelFolder:
+        """Find the folder of a stage's model. Raises CheckpointError."""
+        name = flatten(self.settings)[plan.MODEL_KEYS[stage]]
+        assert name is None or isinstance(name, str)
+        return weights.locate(name, "codec" if stage == "audio" else stage, self.home, MAKERS)
 
     def describe(self, model: ModelFolder) -> engines.ModelFacts:
         """Read a language model's sizes without loading it. Raises CheckpointError, EngineError."""

@@ -1,0 +1,200 @@
+"""The making of each stage: arrays from disk to a stage function and back, every finished piece at once on disk.
+
+Knows how a stage is made; whether it must be made is `plan.py`'s and `pipeline.py`'s business.
+"""
+
+import time
+from dataclasses import replace
+
+import numpy as np
+
+from yue_cli import engines, machine, mixing, plan, prompt, segments
+from yue_cli.artifacts import TRACKS, read_tokens, sha256_json
+from yue_cli.audio_files import write_audio
+from yue_cli.engines.base import Engine
+from yue_cli.project import SegmentRecord, StageState
+from yue_cli.settings import Stage1Settings
+from yue_cli.stages import decode, stage1, stage2
+from yue_cli.tokenizer import TOKENIZER_FILE, Tokenizer
+from yue_cli.vocab import CODEBOOKS, WINDOW_FRAMES, Vocabulary
+from yue_cli.workbench import Workbench, check_vocabulary
+
+SOUNDS = ("mix", *TRACKS)
+CREDIT = "AI-generated with YuE by HKUST/M-A-P"
+
+
+def make_stage1(bench: Workbench, state: StageState, from_segment: int | None) -> None:
+    asked, lyrics, wanted = bench.request.song, bench.request.lyrics, bench.request.segments
+    assert lyrics is not None and asked.genre is not None and wanted is not None
+    model = bench.model("stage1")
+    vocabulary, facts = Vocabulary.read(model.path), bench.describe(model)
+    settings = replace(bench.settings.stage1, context=min(bench.settings.stage1.context, facts.max_length))
+    assert settings.on_overflow is not None
+    tokenizer = Tokenizer(model.path / TOKENIZER_FILE, vocabulary)
+    prompts = prompt.build(tokenizer, vocabulary, asked.genre, lyrics.sections, bench.settings.rules)
+    check_vocabulary(np.concatenate([prompts.head, *prompts.segments]), facts.vocabulary_size, model)
+    prompt.check_fits(prompts, settings.context, settings.max_new_tokens, settings.on_overflow, wanted)
+
+    keys = segments.SegmentKeys(prompts, asked, plan.recipe(bench.request, "stage1"))
+    there = bench.project.segments()
+    if from_segment is not None:
+        records = segments.keep_before(from_segment, there, keys)
+    elif state.manifest is not None and "stage1" in asked.forced:
+        records = []
+    else:
+        records = segments.keep_current(there, keys, wanted)
+    _tell_segments(bench, len(records))
+    if 0 < len(records) < wanted:
+        bench.note("stage1", f"{sections(len(records))} there · going on with {len(records) + 1}")
+    if records == there and state.state in ("missing", "unfinished"):
+        begin = None  # goes on in the folder that is there
+    else:
+        begin = segments.copies(bench.project, records)
+
+    seconds = 0.0
+    if len(records) < wanted:
+        rows, length = stage1.needed_rows(settings), stage1.needed_length(prompts, settings, wanted)
+        with bench.engine("stage1", model, rows=rows, length=length) as engine:
+            if begin is not None:
+                bench.project.begin("stage1", begin)
+            seconds = _sing(bench, engine, vocabulary, prompts, settings, keys, records, wanted)
+    elif begin is not None:
+        bench.project.begin("stage1", begin)
+    raw = prompts.raw([record.ids for record in records])
+    vocal, instrumental = stage1.split(raw, vocabulary, skip_reference=len(prompts.reference) > 0)
+    tokens = bench.storable("stage1", vocal, instrumental, "`--set rules=yue` allows codebook 0 only.")
+    bench.finish_tokens(
+        "stage1",
+        tokens,
+        model=model,
+        inputs={},
+        seconds=seconds,
+        texts={"lyrics": asked.lyrics or "", "genre": asked.genre},
+        truncated=[record.number for record in records if record.truncated],
+    )
+
+
+def _sing(
+    bench: Workbench,
+    engine: Engine,
+    vocabulary: Vocabulary,
+    prompts: prompt.Prompts,
+    settings: Stage1Settings,
+    keys: segments.SegmentKeys,
+    records: list[SegmentRecord],
+    wanted: int,
+) -> float:
+    """Add the segments that are missing to `records`, each on disk before the next begins. Returns seconds."""
+    assert bench.request.lyrics is not None
+    tags = [section.tag for section in bench.request.lyrics.sections[:wanted]]
+    seeds = [bench.request.song.segment_seed(number) for number in range(1, wanted + 1)]
+    began = time.perf_counter()
+    for segment in stage1.generate(
+        engine,
+        vocabulary,
+        prompts,
+        finished=[record.ids for record in records],
+        seeds=seeds,
+        settings=settings,
+        rules=bench.settings.rules,
+        labels=[f"{number}/{wanted} {tag}" for number, tag in enumerate(tags, start=1)],
+        emit=bench.emit,
+    ):
+        done = len(records)
+        key = keys.key(done + 1, [record.ids for record in records])
+        record = SegmentRecord(done + 1, segment.ids, key, tags[done], seeds[done], segment.truncated)
+        bench.project.save_segment(record)
+        records.append(record)
+        _tell_segments(bench, len(records))
+    return time.perf_counter() - began
+
+
+def make_stage2(bench: Workbench, state: StageState) -> None:
+    settings = bench.settings.stage2
+    tokens = read_tokens(bench.project.folder("stage1"), 1, bench.remedy("stage1"))
+    inputs = bench.project.hashes("stage1")
+    assert inputs is not None and settings.tail is not None and settings.restrict_picks is not None
+    model = bench.model("stage2")
+    vocabulary, facts = Vocabulary.read(model.path), bench.describe(model)
+    check_vocabulary(np.array(vocabulary.codebook(CODEBOOKS - 1)), facts.vocabulary_size, model)
+    length = stage2.cache_length(min(tokens.frames, WINDOW_FRAMES))
+
+    key = sha256_json({"recipe": plan.recipe(bench.request, "stage2"), "inputs": inputs})
+    resumed = None if state.manifest is not None else bench.project.batches(key)
+    rows, batches = resumed or (_choose_rows(bench, tokens.frames, facts, length), {})
+    batch_plan = stage2.plan(tokens.frames, settings.tail, rows)
+    wanted = len(batch_plan.batches)
+    if 0 < len(batches) < wanted:
+        bench.note("stage2", f"{len(batches)} of {wanted} batches are there · going on")
+    seconds = 0.0
+    if len(batches) < wanted:
+        with bench.engine("stage2", model, rows=rows, length=length) as engine:
+            if resumed is None:
+                bench.project.begin_batches(key, rows)
+            began = time.perf_counter()
+            for number, ids in stage2.decode(
+                engine,
+                vocabulary,
+                (tokens.vocal, tokens.instrumental),
+                settings=settings,
+                rows=rows,
+                finished=batches,
+                emit=bench.emit,
+            ):
+                bench.project.save_batch(number, ids)
+                batches[number] = ids
+                bench.kept = f"{len(batches)} of {wanted} batches of stage 2 are kept. The same command goes on."
+            seconds = time.perf_counter() - began
+    vocal, instrumental = stage2.assemble(batch_plan, batches, vocabulary, restrict_picks=settings.restrict_picks)
+    remedy = "`--set stage2.restrict_picks=true` keeps every pick in its codebook."
+    made = bench.storable("stage2", vocal, instrumental, remedy)
+    bench.finish_tokens("stage2", made, model=model, inputs=inputs, seconds=seconds, rows=rows)
+
+
+def _choose_rows(bench: Workbench, frames: int, facts: engines.ModelFacts, length: int) -> int:
+    """Choose how many windows are decoded together: all of them, or as many as free memory holds."""
+    assert bench.settings.stage2.tail is not None
+    windows = stage2.count_windows(frames, bench.settings.stage2.tail)
+    rows = bench.settings.execution.rows
+    if rows is not None:
+        return stage2.ladder_step(min(rows, windows))
+    free = machine.free_bytes(bench.device) - facts.parameter_bytes
+    return stage2.rows_that_fit(free, bytes_per_row=facts.cache_bytes_per_token * length, windows=windows)
+
+
+def make_audio(bench: Workbench, state: StageState) -> None:
+    settings, asked = bench.settings.decode, bench.request.song
+    tokens = read_tokens(bench.project.folder("stage2"), CODEBOOKS, bench.remedy("stage2"))
+    inputs = bench.project.hashes("stage2")
+    assert inputs is not None and settings.limit is not None
+    model = bench.model("audio")
+    decoders = decode.open_codec(model.path, bench.device)
+    began = time.perf_counter()
+    with machine.threads_for(decoders.weight_bytes):
+        stems = decode.decode(decoders, tokens.vocal, tokens.instrumental, settings.limit, bench.emit)
+    gain = mixing.limit(stems.mix, settings.limit)
+    if gain < 1:
+        how = f"turned down to {100 * gain:.0f} %" if settings.limit == "scale" else "clipped"
+        bench.note("audio", f"the mix was {how}: its peak passed full scale")
+    folder = bench.project.begin("audio")
+    names = [f"{name}.{settings.format}" for name in SOUNDS]
+    tags = {
+        "title": bench.project.root.resolve().name,
+        "artist": "YuE",
+        "genre": asked.genre or "",
+        "comment": f"seed {asked.seed}; {CREDIT}",
+    }
+    for name, file in zip(SOUNDS, names, strict=True):
+        write_audio(folder / file, getattr(stems, name), tags)
+    seconds = time.perf_counter() - began
+    bench.finish("audio", names, model=model, inputs=inputs, music_s=tokens.seconds, seconds=seconds)
+
+
+def _tell_segments(bench: Workbench, count: int) -> None:
+    if count:
+        bench.kept = f"{sections(count)} kept. The same command goes on with section {count + 1}."
+
+
+def sections(count: int) -> str:
+    """Name the first sections as the subject of a sentence."""
+    return "section 1 is" if count == 1 else f"sections 1–{count} are"
