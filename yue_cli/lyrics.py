@@ -256,7 +256,7 @@ def _singing_warnings(sections: list[Section], limit_s: float) -> Iterator[Lyric
             yield LyricsWarning(
                 section.line,
                 f"the {section.tag} at line {section.line} has {section.words} words, about {section.seconds:.0f} s: "
-                f"it will be cut near {limit_s:.0f} s",
+                f"it will be cut near {limit_s:g} s",
             )
 
 

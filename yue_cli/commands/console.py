@@ -170,6 +170,11 @@ def clock(seconds: float) -> str:
     return f"{minutes}:{rest:02d}"
 
 
+def counted(count: int, noun: str) -> str:
+    """Count things: 1 section, 2 sections."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def gigabytes(count: int) -> str:
     """Write a size: 17.6 GB."""
     return f"{count / 1e9:.1f} GB"

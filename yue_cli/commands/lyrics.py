@@ -40,6 +40,7 @@ def lyrics(
             f"{number:>3}  {section.tag:<8}  line {section.line:<4} {section.words:>4} words  "
             f"about {section.seconds:>3.0f} s   {start}"
         )
-    console.answer(f"{len(parsed.sections)} sections · {parsed.words} words · about {parsed.seconds:.0f} s")
+    parts, words = console.counted(len(parsed.sections), "section"), console.counted(parsed.words, "word")
+    console.answer(f"{parts} · {words} · about {parsed.seconds:.0f} s")
     for warning in parsed.warnings:
         console.warn(warning.text)

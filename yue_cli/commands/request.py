@@ -8,7 +8,7 @@ from pathlib import Path
 import platformdirs
 
 from yue_cli import plan, presets, song
-from yue_cli.commands.console import Console, answer, answer_json, clock, duration, gigabytes
+from yue_cli.commands.console import Console, answer, answer_json, clock, counted, duration, gigabytes
 from yue_cli.commands.texts import read_genre, read_lyrics
 from yue_cli.errors import LyricsError, StorageError, YueError
 from yue_cli.events import Warned
@@ -171,8 +171,9 @@ def _tell_lyrics(console: Console, wanted: plan.Request, name: str) -> None:
         return
     sections = wanted.lyrics.sections[: wanted.segments]
     words, seconds = sum(section.words for section in sections), sum(section.seconds for section in sections)
-    of_all = "" if len(sections) == len(wanted.lyrics.sections) else f" of {len(wanted.lyrics.sections)}"
-    console.line("lyrics", f"{name} · {len(sections)}{of_all} sections · {words} words · about {duration(seconds)}")
+    total = len(wanted.lyrics.sections)
+    shown = counted(total, "section") if len(sections) == total else f"{len(sections)} of {counted(total, 'section')}"
+    console.line("lyrics", f"{name} · {shown} · {counted(words, 'word')} · about {duration(seconds)}")
     for warning in wanted.lyrics.warnings:
         console.emit(Warned(warning.text))
 
