@@ -342,7 +342,7 @@ def test_a_large_file_costs_no_memory(tmp_path):
     torch.save({"codec_model": {"t": wanted}, "optimizer": torch.ones(1).expand(10**9)}, path)
     add_hole(path, "file/data/99", 2 * 10**9)
     assert path.stat().st_size > 2 * 10**9
-    script = """
+    script = r"""
         import re, sys
         from pathlib import Path
         from xcodec_mini_infer.pickles import open_pickle

@@ -64,12 +64,17 @@ def write(
     folder: Path, codec: CodecConfig, vocoder: VocoderConfig, tensors: Mapping[str, Mapping[str, Tensor]]
 ) -> None:
     """Write a checkpoint folder; `tensors` holds each file's tensors by file name, then by published name."""
-    sections = {"codec": asdict(codec), "vocoder": asdict(vocoder)}
-    content = {"format": CONFIG_FORMAT, "version": CONFIG_VERSION, **sections}
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG_FILE).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_config(folder, codec, vocoder)
     for name in (CODEC_FILE, VOCAL_FILE, INSTRUMENTAL_FILE):
         save_file(dict(tensors[name]), folder / name)
+
+
+def write_config(folder: Path, codec: CodecConfig, vocoder: VocoderConfig) -> None:
+    """Write `config.json`."""
+    sections = {"codec": asdict(codec), "vocoder": asdict(vocoder)}
+    content = {"format": CONFIG_FORMAT, "version": CONFIG_VERSION, **sections}
+    (folder / CONFIG_FILE).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def load_codec(folder: Path, device: str | torch.device = "cpu") -> Codec:
