@@ -1,5 +1,25 @@
 import os
+from pathlib import Path
 
-# Set before torch is imported. Tests compute small things: threads that wait for each other on a busy machine cost
-# far more time than they save.
+import pytest
+
+# Set before numpy and torch are imported. Tests compute small things: threads that wait for each other on a busy
+# machine cost far more time than they save.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from tests.command_line import LYRICS  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory) -> Path:
+    """One home for all tests, in which the toy is made once."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture
+def place(home, tmp_path, monkeypatch) -> Path:
+    """Work in an empty folder but for lyrics, with the toy at hand."""
+    monkeypatch.setenv("YUE_HOME", str(home))
+    monkeypatch.chdir(tmp_path)
+    Path("lyrics.txt").write_text(LYRICS)
+    return tmp_path

@@ -1,13 +1,11 @@
 """The command line from end to end with the toy: exit codes, what is printed where, what is made, kept and refused."""
 
 import contextlib
-import io
 import json
 import os
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,73 +14,17 @@ import yaml
 from safetensors.numpy import load_file, save_file
 
 import yue_cli.pipeline  # noqa: F401  loaded once, before a test gives up its rights
+from tests.command_line import LYRICS, done, refused, yue
 from tests.folders import contents, refusing_folder, small_disk
 from yue_cli.artifacts import MANIFEST_FILE
-from yue_cli.main import execute
 from yue_cli.project import STAGES, Project
 from yue_cli.resources import resource
 
-LYRICS = "[verse]\nOne light\n\n[chorus]\nCome home\n"
 GENRE = "slow folk"
 SHORT = ["--preset", "demo", "--set", "stage1.min_new_tokens=8", "--set", "stage1.max_new_tokens=8"]
 SEED = 7
 
-
-@dataclass(frozen=True)
-class Outcome:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def answer(self) -> dict:
-        """The one object of a --json run."""
-        assert self.out.count("\n") == 1, self.out
-        return json.loads(self.out)
-
-
-def yue(*arguments: object, stdin: bytes = b"") -> Outcome:
-    """Run one command line in this process."""
-    out, err = io.StringIO(), io.StringIO()
-    before, sys.stdin = sys.stdin, io.TextIOWrapper(io.BytesIO(stdin))
-    try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = execute([str(argument) for argument in arguments])
-    finally:
-        sys.stdin = before
-    return Outcome(code, out.getvalue(), err.getvalue())
-
-
-def done(*arguments: object, stdin: bytes = b"") -> Outcome:
-    """Run a command line that must succeed."""
-    outcome = yue(*arguments, stdin=stdin)
-    assert outcome.code == 0, outcome.err
-    return outcome
-
-
-def refused(*arguments: object, stdin: bytes = b"") -> str:
-    """Run a command line that must be refused in one line; return that line without its `error: `."""
-    outcome = yue(*arguments, stdin=stdin)
-    assert (outcome.code, outcome.out) == (1, ""), outcome
-    *told, last = outcome.err.splitlines()
-    assert last.startswith("error: ")
-    assert outcome.err.endswith(f"{last}\n")
-    assert not [line for line in told if line.startswith(("error", "Traceback"))]
-    return last.removeprefix("error: ")
-
-
-@pytest.fixture(scope="session")
-def home(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("home")
-
-
-@pytest.fixture(autouse=True)
-def place(home, tmp_path, monkeypatch) -> Path:
-    """Work in an empty folder, with the toy in one home for all tests."""
-    monkeypatch.setenv("YUE_HOME", str(home))
-    monkeypatch.chdir(tmp_path)
-    Path("lyrics.txt").write_text(LYRICS)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("place")
 
 
 @pytest.fixture(scope="session")
