@@ -1,4 +1,4 @@
-"""One command line run in this process: its exit code, what it printed where, and that it was refused as it should be."""
+"""One command line run in this process: its exit code, what it printed where, and that it was refused in one line."""
 
 import contextlib
 import io

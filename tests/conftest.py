@@ -7,7 +7,7 @@ import pytest
 # machine cost far more time than they save.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from tests.command_line import LYRICS  # noqa: E402
+from tests.command_line import LYRICS
 
 
 @pytest.fixture(scope="session")
