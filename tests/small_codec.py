@@ -10,7 +10,20 @@ from xcodec_mini_infer import checkpoint
 from xcodec_mini_infer.codec import Codec, CodecConfig
 from xcodec_mini_infer.vocoder import Vocoder, VocoderConfig
 
-CODEC = CodecConfig(codebooks=8, codebook_size=16, dimension=12, decoder_dimension=6, decoder_channels=32)
+CODEC = CodecConfig(
+    codebooks=8,
+    codebook_size=16,
+    dimension=12,
+    decoder_dimension=6,
+    decoder_channels=32,
+    encoder_dimension=5,
+    encoder_channels=2,
+    hubert_channels=6,
+    hubert_width=16,
+    hubert_layers=2,
+    hubert_heads=2,
+    hubert_intermediate=24,
+)
 VOCODER = VocoderConfig(embedding=12, dimension=8, intermediate=16, layers=8)
 
 
@@ -22,9 +35,14 @@ def random_tensors(seed: int = 0) -> dict[str, dict[str, Tensor]]:
         checkpoint.VOCAL_FILE: checkpoint.vocoder_shapes(VOCODER),
         checkpoint.INSTRUMENTAL_FILE: checkpoint.vocoder_shapes(VOCODER),
     }
-    return {
+    drawn = {
         file: {name: _draw(name, shape, generator) for name, shape in names.items()} for file, names in shapes.items()
     }
+    codec = drawn[checkpoint.CODEC_FILE]
+    for name, shape in checkpoint.encoder_shapes(CODEC).items():
+        if name not in codec:
+            codec[name] = _draw(name, shape, generator)
+    return drawn
 
 
 def _draw(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

@@ -51,6 +51,10 @@ def test_needed_tensors_are_those_of_the_published_files() -> None:
     decoding = {tensor["name"] for tensor in manifest["codec_model"] if "decode" in tensor["used"]}
     spare = {f"quantizer.vq.layers.{i}._codebook.embed" for i in range(8, 12)}  # YuE uses 8 of 12 codebooks
     assert needed.keys() == decoding | spare
+    needed = checkpoint.encoder_shapes(CodecConfig())
+    assert needed.items() <= published.items()
+    encoding = {tensor["name"] for tensor in manifest["codec_model"] if "encode" in tensor["used"]}
+    assert needed.keys() == encoding - {f"quantizer.vq.layers.{i}._codebook.embed" for i in range(1, 12)}
     vocoder = {tensor["name"]: tuple(tensor["shape"]) for tensor in manifest["vocos_decoder"]}
     assert checkpoint.vocoder_shapes(VocoderConfig()) == vocoder
 
@@ -72,6 +76,15 @@ def test_weight_norm_is_folded_per_entry_of_the_first_axis(folder: Path) -> None
         torch.testing.assert_close(folded[i], length[i] * direction[i] / direction[i].square().sum().sqrt())
 
 
+def test_the_position_convolution_has_a_length_for_each_tap(folder: Path) -> None:
+    written = small_codec.random_tensors()[checkpoint.CODEC_FILE]
+    folded = checkpoint.load_encoder(folder).hubert.position.weight
+    length, direction = (written[f"semantic_model.encoder.pos_conv_embed.conv.weight_{part}"] for part in "gv")
+    for tap in (0, 64, 127):
+        there = direction[..., tap]
+        torch.testing.assert_close(folded[..., tap], length[0, 0, tap] * there / there.square().sum().sqrt())
+
+
 def test_both_spellings_of_weight_norm_mean_the_same(folder: Path) -> None:
     codes = small_codec.random_codes(1, 8, 4)
     before = checkpoint.load_codec(folder).decode(codes)
@@ -89,6 +102,23 @@ def test_both_spellings_of_weight_norm_mean_the_same(folder: Path) -> None:
 def test_tensors_that_decoding_does_not_need_are_skipped(folder: Path) -> None:
     rewrite(folder / checkpoint.CODEC_FILE, lambda tensors: tensors.update({"fc_post1.weight": torch.zeros(3)}))
     checkpoint.load_codec(folder)
+
+
+def test_a_file_made_for_decoding_only_says_so(folder: Path) -> None:
+    path = folder / checkpoint.CODEC_FILE
+    rewrite(path, lambda tensors: [tensors.pop(name) for name in list(tensors) if name.startswith("encoder.")])
+    text = refusal(lambda: checkpoint.load_encoder(folder))
+    assert text == (
+        f"{path}: has no encoder, only what decoding needs; to encode audio, take or convert the whole codec."
+    )
+    checkpoint.load_codec(folder)
+
+
+def test_a_missing_tensor_of_the_encoder_is_named(folder: Path) -> None:
+    path = folder / checkpoint.CODEC_FILE
+    rewrite(path, lambda tensors: tensors.pop("fc_prior.bias"))
+    text = refusal(lambda: checkpoint.load_encoder(folder))
+    assert text == f"{path}: `fc_prior.bias` is missing; expected shape [12]."
 
 
 def test_half_precision_weights_are_computed_in_float32(folder: Path) -> None:
@@ -153,6 +183,12 @@ def test_a_folder_without_config_is_no_codec(tmp_path: Path) -> None:
         (
             lambda config: config["codec"].update(decoder_channels=24),
             "`codec.decoder_channels` must be a multiple of 16.",
+        ),
+        (lambda config: config["codec"].pop("hubert_width"), "`codec.hubert_width` is missing."),
+        (lambda config: config["codec"].update(hubert_width=24), "`codec.hubert_width` must be a multiple of 16."),
+        (
+            lambda config: config["codec"].update(hubert_heads=3),
+            "`codec.hubert_width` must be a multiple of `codec.hubert_heads`.",
         ),
         (lambda config: config["vocoder"].update(hop=441), "`vocoder.hop` must be 882."),
         (lambda config: config["vocoder"].update(n_fft=1000), "`vocoder.n_fft` must be a multiple of 882."),

@@ -23,6 +23,21 @@ def test_fewer_codebooks_are_a_coarser_embedding(quantizer: Quantizer) -> None:
     assert quantizer(torch.tensor([[[1, 3]]]))[0, 0].tolist() == [1.0, 3.0]
 
 
+def test_codes_are_the_nearest_entries_of_what_is_left_over(quantizer: Quantizer) -> None:
+    # 19 is nearest to 3 of entries 0 to 3; 16 is left, nearest to 20; then -4, nearest to 0.
+    embedding = torch.tensor([[[19.0, 1.2], [-19.0, -1.2]]])
+    assert quantizer.encode(embedding).tolist() == [[[3, 1], [2, 0], [0, 0]]]
+
+
+def test_embeddings_of_codes_give_the_codes_back() -> None:
+    books = Quantizer(codebooks=4, codebook_size=32, dimension=16).requires_grad_(False)
+    generator = torch.Generator().manual_seed(3)
+    for number, book in enumerate(books.codebooks):
+        book.data = torch.randn(book.shape, generator=generator) * 0.1**number
+    codes = torch.randint(0, 32, (2, 4, 50), generator=generator)
+    assert torch.equal(books.encode(books(codes)), codes)
+
+
 @pytest.mark.parametrize("dtype", [torch.int16, torch.int32, torch.int64])
 def test_codes_of_any_integer_type_are_read(quantizer: Quantizer, dtype: torch.dtype) -> None:
     assert quantizer(torch.tensor([[[2]]], dtype=dtype))[0, 0].tolist() == [2.0]

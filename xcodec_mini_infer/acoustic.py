@@ -1,15 +1,19 @@
-"""Convolutional decoder: latents to a 16 kHz waveform. Source: X-Codec, arXiv 2408.17175; a DAC-like generator."""
+"""Convolutional decoder and encoder between latents and a 16 kHz waveform.
+
+Source: X-Codec, arXiv 2408.17175; a DAC-like generator.
+"""
 
 from collections.abc import Sequence
-from math import ceil
+from math import ceil, prod
 
 import torch
 from torch import Tensor, nn
 
-from xcodec_mini_infer.context import trim
+from xcodec_mini_infer.context import chunks, trim
 
 _KERNEL = 7
-_DILATIONS = (1, 3, 9)  # of the residual units after each upsampling
+_LAST_KERNEL = 3  # of the encoder
+_DILATIONS = (1, 3, 9)  # of the residual units after each upsampling, before each downsampling
 _REACH = sum(dilation * (_KERNEL // 2) for dilation in _DILATIONS)  # samples they look to either side
 
 
@@ -96,3 +100,71 @@ class Decoder(nn.Module):
             assert isinstance(block, UpsamplingBlock)
             x, left, right = trim(block(x), left * block.stride, right * block.stride, margin)
         return trim(self.last(self.snake(x)), left, right, 0)[0][:, 0]
+
+
+class DownsamplingBlock(nn.Module):
+    """Refine, then make one sample of `stride` and double the channels: [B, C, N] to about [B, 2C, N / stride]."""
+
+    def __init__(self, channels: int, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.padding = ceil(stride / 2)
+        self.residuals = nn.Sequential(*(ResidualUnit(channels, dilation) for dilation in _DILATIONS))
+        self.snake = Snake(channels)
+        self.downsample = nn.Conv1d(channels, 2 * channels, 2 * stride, stride, padding=self.padding)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.downsample(self.snake(self.residuals(x)))
+
+    def length(self, samples: int) -> int:
+        """Count what `samples` become."""
+        return (samples + 2 * self.padding) // self.stride - 1
+
+    def reach(self, left: int, right: int) -> tuple[int, int]:
+        """Tell how many input samples count for results up to `left` before and `right` after one, on either side."""
+        # A result looks from `padding` samples before its place on, over two strides.
+        before, after = self.padding, 2 * self.stride - 1 - self.padding
+        return left * self.stride + before + _REACH, right * self.stride + after + _REACH
+
+
+class AcousticEncoder(nn.Module):
+    """A waveform to latents at 50 Hz: [B, S] to [B, dimension, about S / product(ratios)]."""
+
+    def __init__(self, dimension: int, channels: int, ratios: Sequence[int]) -> None:
+        super().__init__()
+        last_channels = channels * 2 ** len(ratios)
+        self.stride = prod(ratios)
+        self.first = nn.Conv1d(1, channels, _KERNEL, padding=_KERNEL // 2)
+        self.blocks = nn.ModuleList(DownsamplingBlock(channels * 2**i, stride) for i, stride in enumerate(ratios))
+        self.snake = Snake(last_channels)
+        self.last = nn.Conv1d(last_channels, dimension, _LAST_KERNEL, padding=_LAST_KERNEL // 2)
+        self.context = self._context()  # frames that count on either side: 28 as published
+
+    def _context(self) -> int:
+        left = right = _LAST_KERNEL // 2
+        for block in reversed(self.blocks):
+            assert isinstance(block, DownsamplingBlock)
+            left, right = block.reach(left, right)
+        left, right = left + _KERNEL // 2, right + _KERNEL // 2
+        # `right` counts from a frame's first sample, and the frame itself has the samples of one stride.
+        return max(ceil(left / self.stride), ceil((right + 1) / self.stride) - 1)
+
+    def frames(self, samples: int) -> int:
+        """Count the frames of a waveform."""
+        for block in self.blocks:
+            assert isinstance(block, DownsamplingBlock)
+            samples = block.length(samples)
+        return max(samples, 0)
+
+    def forward(self, wave: Tensor, chunk_frames: int) -> Tensor:
+        """Encode float32 [B, S], chunk by chunk, with the same result as in one piece: [B, dimension, T]."""
+        frames = self.frames(wave.shape[-1])
+        parts = []
+        for chunk in chunks(frames, chunk_frames, self.context):
+            # The samples after the last whole frame count, too.
+            stop = None if chunk.run.stop == frames else chunk.run.stop * self.stride
+            x = self.first(wave[:, None, chunk.run.start * self.stride : stop])
+            for block in self.blocks:
+                x = block(x)
+            parts.append(trim(self.last(self.snake(x)), chunk.left, chunk.right, 0)[0])
+        return torch.cat(parts, dim=-1)

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from xcodec_mini_infer import FRAME_SAMPLES, VOCODER_FRAME_SAMPLES, CodecError
 from xcodec_mini_infer.codec import Codec, CodecConfig
+from xcodec_mini_infer.encoder import Encoder
+from xcodec_mini_infer.semantic import KERNELS, POSITION_GROUPS
 from xcodec_mini_infer.vocoder import Vocoder, VocoderConfig
 
 CONFIG_FILE = "config.json"
@@ -34,6 +36,11 @@ Config = TypeVar("Config", CodecConfig, VocoderConfig)
 def codec_shapes(config: CodecConfig) -> Shapes:
     """List the tensors of `codec.safetensors` that decoding needs, by published name."""
     return _published_shapes(_codec_tensors(config))
+
+
+def encoder_shapes(config: CodecConfig, codebooks: int = 1) -> Shapes:
+    """List the tensors of `codec.safetensors` that encoding with so many codebooks needs, by published name."""
+    return _published_shapes(_encoder_tensors(config, codebooks))
 
 
 def vocoder_shapes(config: VocoderConfig) -> Shapes:
@@ -85,6 +92,17 @@ def load_codec(folder: Path, device: str | torch.device = "cpu") -> Codec:
     return _load(codec, _codec_tensors(config), folder / CODEC_FILE, device)
 
 
+def load_encoder(folder: Path, device: str | torch.device = "cpu", codebooks: int = 1) -> Encoder:
+    """Load the encoding half with its first codebooks; YuE's audio prompts need one.
+
+    Raises CodecError for what is missing or of another shape.
+    """
+    config, _ = read_config(folder)
+    with torch.device("meta"):
+        encoder = Encoder(config, codebooks)
+    return _load(encoder, _encoder_tensors(config, codebooks), folder / CODEC_FILE, device)
+
+
 def load_vocoder(folder: Path, name: str, device: str | torch.device = "cpu") -> Vocoder:
     """Load the vocoder of file `name`. Raises CodecError for what is missing or of another shape."""
     _, config = read_config(folder)
@@ -95,11 +113,11 @@ def load_vocoder(folder: Path, name: str, device: str | torch.device = "cpu") ->
 
 @dataclass(frozen=True)
 class _Published:
-    """Where a module's tensor comes from: its published name, and whether that is split by weight norm."""
+    """Where a module's tensor comes from: its published name, and how weight norm splits it, if it does."""
 
     name: str
     shape: tuple[int, ...]
-    weight_norm: bool
+    norm_axis: int | None  # each entry of this axis has a length of its own
 
 
 def _codec_tensors(config: CodecConfig) -> dict[str, _Published]:
@@ -120,7 +138,47 @@ def _codec_tensors(config: CodecConfig) -> dict[str, _Published]:
                 names[f"{ours}.residuals.{unit}.{part}"] = f"{theirs}.block.{unit + 2}.block.{j}"
     with torch.device("meta"):
         module = Codec(config)
-    return _tensors(module, names, weight_norm="decoder.")
+    return _tensors(module, names, norm_axes={"decoder.": 0})
+
+
+def _encoder_tensors(config: CodecConfig, codebooks: int) -> dict[str, _Published]:
+    count = len(config.ratios)
+    names = {
+        "fuse": "fc_prior",
+        "acoustic.first": "encoder.block.0",
+        "acoustic.snake": f"encoder.block.{count + 1}",
+        "acoustic.last": f"encoder.block.{count + 2}",
+        "semantic.first": "encoder_semantic.conv.conv",
+        "hubert.features.norm": "semantic_model.feature_extractor.conv_layers.0.layer_norm",
+        "hubert.feature_norm": "semantic_model.feature_projection.layer_norm",
+        "hubert.project": "semantic_model.feature_projection.projection",
+        "hubert.position": "semantic_model.encoder.pos_conv_embed.conv",
+        "hubert.norm": "semantic_model.encoder.layer_norm",
+    }
+    for i in range(codebooks):
+        names[f"quantizer.codebooks.{i}"] = f"quantizer.vq.layers.{i}._codebook.embed"
+    for i in range(count):
+        ours, theirs = f"acoustic.blocks.{i}", f"encoder.block.{i + 1}.block"
+        names |= {f"{ours}.snake": f"{theirs}.3", f"{ours}.downsample": f"{theirs}.4"}
+        for unit in range(3):
+            for j, part in enumerate(("snake", "dilated", "second_snake", "pointwise")):
+                names[f"{ours}.residuals.{unit}.{part}"] = f"{theirs}.{unit}.block.{j}"
+    for i in range(len(KERNELS)):
+        names[f"hubert.features.convolutions.{i}"] = f"semantic_model.feature_extractor.conv_layers.{i}.conv"
+    parts = {name: f"attention.{name}_proj" for name in ("q", "k", "v", "out")}
+    parts |= {"norm": "layer_norm", "final_norm": "final_layer_norm"}
+    parts |= {"widen": "feed_forward.intermediate_dense", "narrow": "feed_forward.output_dense"}
+    for i in range(config.hubert_layers):
+        names |= {f"hubert.layers.{i}.{ours}": f"semantic_model.encoder.layers.{i}.{parts[ours]}" for ours in parts}
+    for i in range(2):
+        ours, theirs = f"semantic.blocks.{i}", f"encoder_semantic.conv_blocks.{i}"
+        names[f"{ours}.last"] = f"{theirs}.conv.conv"
+        for unit in range(2):
+            names[f"{ours}.units.{unit}.wide"] = f"{theirs}.res_units.{unit}.conv1.conv"
+            names[f"{ours}.units.{unit}.pointwise"] = f"{theirs}.res_units.{unit}.conv2"
+    with torch.device("meta"):
+        module = Encoder(config, codebooks)
+    return _tensors(module, names, norm_axes={"acoustic.": 0, "hubert.position.": 2})
 
 
 def _vocoder_tensors(config: VocoderConfig) -> dict[str, _Published]:
@@ -140,33 +198,34 @@ def _vocoder_tensors(config: VocoderConfig) -> dict[str, _Published]:
     return _tensors(module, names)
 
 
-def _tensors(module: nn.Module, names: Mapping[str, str], weight_norm: str | None = None) -> dict[str, _Published]:
+def _tensors(module: nn.Module, names: Mapping[str, str], norm_axes: Mapping[str, int] = {}) -> dict[str, _Published]:
     """Find the published name of each tensor from that of its module, or of itself.
 
-    Weights of modules below `weight_norm` are published as direction and length.
+    norm_axes: whose weights are published as direction and length, by the beginning of their names; which axis has
+    a length for each entry.
     """
     found = {}
     for key, tensor in module.state_dict().items():
         owner, _, leaf = key.rpartition(".")
         name = names.get(key) or f"{names[owner]}.{leaf}"
-        split = weight_norm is not None and key.startswith(weight_norm) and leaf == "weight"
-        found[key] = _Published(name, tuple(tensor.shape), split)
+        axes = [axis for prefix, axis in norm_axes.items() if key.startswith(prefix) and leaf == "weight"]
+        found[key] = _Published(name, tuple(tensor.shape), axes[0] if axes else None)
     return found
 
 
 def _published_shapes(tensors: Mapping[str, _Published]) -> Shapes:
     shapes: Shapes = {}
     for tensor in tensors.values():
-        if tensor.weight_norm:
-            shapes[f"{tensor.name}_g"] = _length_shape(tensor.shape)
+        if tensor.norm_axis is not None:
+            shapes[f"{tensor.name}_g"] = _length_shape(tensor.shape, tensor.norm_axis)
             shapes[f"{tensor.name}_v"] = tensor.shape
         else:
             shapes[tensor.name] = tensor.shape
     return shapes
 
 
-def _length_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return (shape[0], *(1 for _ in shape[1:]))
+def _length_shape(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
+    return tuple(size if i == axis else 1 for i, size in enumerate(shape))
 
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -177,6 +236,8 @@ def _load(module: Module, tensors: Mapping[str, _Published], path: Path, device:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             reader = _Reader(path, file)
+            if isinstance(module, Encoder):
+                reader.check_encoder()
             state = {key: reader.read(tensor).to(device) for key, tensor in tensors.items()}
     except FileNotFoundError as error:
         raise CodecError(f"{path}: no such file; expected the weights of {type(module).__name__}.") from error
@@ -195,7 +256,7 @@ class _Reader:
         self._names = set(file.keys())
 
     def read(self, tensor: _Published) -> Tensor:
-        if not tensor.weight_norm:
+        if tensor.norm_axis is None:
             return self._get(tensor.name, tensor.shape)
         # torch has written weight norm in two ways: weight_g and weight_v, later original0 and original1.
         owner = tensor.name.removesuffix("weight")
@@ -203,9 +264,17 @@ class _Reader:
         length, direction = f"{tensor.name}_g", f"{tensor.name}_v"
         if length not in self._names and f"{later}0" in self._names:
             length, direction = f"{later}0", f"{later}1"
-        g = self._get(length, _length_shape(tensor.shape))
+        g = self._get(length, _length_shape(tensor.shape, tensor.norm_axis))
         v = self._get(direction, tensor.shape)
-        return v * (g / v.norm(dim=tuple(range(1, v.ndim)), keepdim=True))
+        return v * (g / v.norm(dim=[i for i in range(v.ndim) if i != tensor.norm_axis], keepdim=True))
+
+    def check_encoder(self) -> None:
+        """Refuse a file that was made for decoding only."""
+        if not any(name.startswith("encoder.") for name in self._names):
+            raise CodecError(
+                f"{self._path}: has no encoder, only what decoding needs; to encode audio, take or convert the whole "
+                "codec."
+            )
 
     def _get(self, name: str, shape: tuple[int, ...]) -> Tensor:
         if name not in self._names:
@@ -245,6 +314,11 @@ def _check_sizes(path: Path, codec: CodecConfig, vocoder: VocoderConfig) -> None
     for wrong, text in (
         (prod(codec.ratios) != FRAME_SAMPLES, f"the product of `codec.ratios` must be {FRAME_SAMPLES}"),
         (codec.decoder_channels % halvings != 0, f"`codec.decoder_channels` must be a multiple of {halvings}"),
+        (codec.hubert_width % POSITION_GROUPS != 0, f"`codec.hubert_width` must be a multiple of {POSITION_GROUPS}"),
+        (
+            codec.hubert_width % codec.hubert_heads != 0,
+            "`codec.hubert_width` must be a multiple of `codec.hubert_heads`",
+        ),
         (vocoder.hop != VOCODER_FRAME_SAMPLES, f"`vocoder.hop` must be {VOCODER_FRAME_SAMPLES}"),
         (vocoder.n_fft % vocoder.hop != 0, f"`vocoder.n_fft` must be a multiple of {vocoder.hop}"),
         (vocoder.embedding != codec.dimension, "`vocoder.embedding` must be as `codec.dimension`"),

@@ -10,7 +10,7 @@ from xcodec_mini_infer.context import chunks
 from xcodec_mini_infer.precision import full_precision
 from xcodec_mini_infer.quantizer import Quantizer
 
-CHUNK_FRAMES = 100
+CHUNK_FRAMES = 80  # on a CPU, fewer spend more time on context, and more do not stay in the cache
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,14 @@ class CodecConfig:
     dimension: int = 1024  # of a frame's embedding
     decoder_dimension: int = 256  # of a frame at the decoder's entry
     decoder_channels: int = 1024  # before the first upsampling; each halves them
-    ratios: tuple[int, ...] = (8, 5, 4, 2)  # upsampling factors
+    ratios: tuple[int, ...] = (8, 5, 4, 2)  # upsampling factors, and the encoder's downsampling factors
+    encoder_dimension: int = 256  # of a frame at the acoustic encoder's end
+    encoder_channels: int = 64  # at the sample rate; each downsampling doubles them
+    hubert_channels: int = 512  # of the convolutions over the waveform
+    hubert_width: int = 768
+    hubert_layers: int = 12
+    hubert_heads: int = 12
+    hubert_intermediate: int = 3072
 
 
 class Codec(nn.Module):

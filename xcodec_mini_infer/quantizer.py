@@ -1,4 +1,4 @@
-"""Residual codebooks: codes to embeddings. Source: X-Codec, arXiv 2408.17175, a residual vector quantiser."""
+"""Residual codebooks: codes to embeddings and back. Source: X-Codec, arXiv 2408.17175, a residual vector quantiser."""
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,21 @@ class Quantizer(nn.Module):
         for index in range(1, codes.shape[1]):
             total += functional.embedding(codes[:, index], books[index])
         return total.transpose(1, 2)
+
+    @torch.inference_mode()
+    def encode(self, embedding: Tensor) -> Tensor:
+        """Find the nearest entry of each codebook to what the ones before it left over.
+
+        embedding: float32 [B, dimension, T]. Returns int64 [B, codebooks, T].
+        """
+        rest = embedding.transpose(1, 2)
+        found = []
+        for book in self.codebooks:
+            # |rest - entry|² less |rest|², which is the same for all entries, and turned round.
+            nearness = 2 * rest @ book.T - book.square().sum(-1)
+            found.append(nearness.argmax(-1))
+            rest = rest - functional.embedding(found[-1], book)
+        return torch.stack(found, dim=1)
 
     def check(self, codes: Tensor) -> None:
         """Raise CodecError for codes of another shape or out of range."""

@@ -41,7 +41,19 @@ _LLAMA = {
     "tie_word_embeddings": False,
     "torch_dtype": "float32",
 }
-_CODEC = CodecConfig(codebooks=8, dimension=64, decoder_dimension=32, decoder_channels=128)
+_CODEC = CodecConfig(
+    codebooks=8,
+    dimension=64,
+    decoder_dimension=32,
+    decoder_channels=128,
+    encoder_dimension=32,
+    encoder_channels=8,
+    hubert_channels=32,
+    hubert_width=64,
+    hubert_layers=2,
+    hubert_heads=4,
+    hubert_intermediate=128,
+)
 _VOCODER = VocoderConfig(embedding=64, dimension=64, intermediate=128, layers=4)
 
 
@@ -114,7 +126,7 @@ def _write_language_model(folder: Path, stage: str) -> None:
 
 def _write_codec(folder: Path) -> None:
     shapes = {
-        checkpoint.CODEC_FILE: checkpoint.codec_shapes(_CODEC),
+        checkpoint.CODEC_FILE: checkpoint.codec_shapes(_CODEC) | checkpoint.encoder_shapes(_CODEC),
         checkpoint.VOCAL_FILE: checkpoint.vocoder_shapes(_VOCODER),
         checkpoint.INSTRUMENTAL_FILE: checkpoint.vocoder_shapes(_VOCODER),
     }

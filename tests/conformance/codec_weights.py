@@ -4,25 +4,26 @@ Every tensor is drawn from its own name: Philox keyed by the name's CRC-32, made
 """
 
 import zlib
+from collections.abc import Mapping
 from math import prod
+from typing import Any
 
 import numpy as np
 import torch
 
 from xcodec_mini_infer import checkpoint
-from xcodec_mini_infer.codec import CodecConfig
 from xcodec_mini_infer.vocoder import VocoderConfig
 
 Arrays = dict[str, np.ndarray]
 
 
-def codec_weights(salt: str, config: CodecConfig) -> Arrays:
-    """Fill every tensor that decoding needs, by published name."""
-    shapes = checkpoint.codec_shapes(config)
+def codec_weights(salt: str, shapes: checkpoint.Shapes) -> Arrays:
+    """Fill tensors of the codec, by published name."""
     weights = {name: _codec_tensor(salt, name, shape) for name, shape in shapes.items() if not name.endswith("_g")}
     for name in shapes:
         if name.endswith("_g"):
-            weights[name] = _length(salt, name, weights[name[:-1] + "v"])
+            axes = tuple(axis for axis, size in enumerate(shapes[name]) if size == 1)
+            weights[name] = _length(salt, name, weights[name[:-1] + "v"], axes)
     return weights
 
 
@@ -32,6 +33,17 @@ def vocoder_weights(salt: str, group: str, config: VocoderConfig) -> Arrays:
         name: _vocoder_tensor(f"{salt}/{group}/{name}", name, shape, config)
         for name, shape in checkpoint.vocoder_shapes(config).items()
     }
+
+
+def check_weights(weights: Arrays, checks: Mapping[str, Mapping[str, Any]]) -> int:
+    """Compare those of the tensors that have a check, and count them."""
+    found = weights.keys() & checks.keys()
+    for name in found:
+        value, check = weights[name].astype(np.float64), checks[name]
+        np.testing.assert_allclose(value.ravel()[: len(check["first"])], check["first"], rtol=1e-6, err_msg=name)
+        np.testing.assert_allclose(value.sum(), check["sum"], rtol=1e-5, atol=1e-3, err_msg=name)
+        np.testing.assert_allclose(np.square(value).sum(), check["sumsq"], rtol=1e-6, err_msg=name)
+    return len(found)
 
 
 def to_tensors(arrays: Arrays) -> dict[str, torch.Tensor]:
@@ -54,13 +66,14 @@ def _codec_tensor(salt: str, name: str, shape: tuple[int, ...]) -> np.ndarray:
         return 1 + np.float32(0.3) * z
     if name.endswith("bias"):
         return np.float32(0.05) * z
+    if "layer_norm" in name:
+        return 1 + np.float32(0.1) * z
     parts = name.split(".")
     upsampling = parts[:2] == ["decoder_2", "model"] and parts[3:] == ["block", "1", "weight_v"]
     return z / np.float32(np.sqrt(2 * shape[0] if upsampling else fan))
 
 
-def _length(salt: str, name: str, direction: np.ndarray) -> np.ndarray:
-    axes = tuple(range(1, direction.ndim))
+def _length(salt: str, name: str, direction: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
     norm = np.sqrt(np.sum(np.square(direction, dtype=np.float64), axis=axes, keepdims=True))
     z = _unit(f"{salt}/codec/{name}", norm.shape)
     parts = name.split(".")

@@ -1,7 +1,4 @@
-"""The decoding half of the codec against golden vectors of YuE's reference inference, at the published size.
-
-`encode_*` files belong to the codec's encoder.
-"""
+"""The decoding half of the codec against golden vectors of YuE's reference inference, at the published size."""
 
 import functools
 import json
@@ -11,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
 
-from tests.conformance.codec_weights import Arrays, codec_weights, to_tensors, vocoder_weights
+from tests.conformance.closeness import close, record, salt_beside
+from tests.conformance.codec_weights import Arrays, check_weights, codec_weights, to_tensors, vocoder_weights
 from tests.conformance.folders import files
 from xcodec_mini_infer import SAMPLE_RATE, VOCODER_SAMPLE_RATE, checkpoint
 from xcodec_mini_infer.codec import Codec, CodecConfig
@@ -29,7 +26,7 @@ WAVE, VOCODER_WAVE, EMBEDDING, INTERMEDIATE, POST = 2e-5, 1e-5, 1e-6, 1e-5, 5e-6
 @functools.cache
 def arrays(salt: str) -> dict[str, Arrays]:
     return {
-        checkpoint.CODEC_FILE: codec_weights(salt, CodecConfig()),
+        checkpoint.CODEC_FILE: codec_weights(salt, checkpoint.codec_shapes(CodecConfig())),
         checkpoint.VOCAL_FILE: vocoder_weights(salt, "vocal", VocoderConfig()),
         checkpoint.INSTRUMENTAL_FILE: vocoder_weights(salt, "inst", VocoderConfig()),
     }
@@ -49,52 +46,13 @@ def studio(salt: str) -> tuple[Codec, Vocoder, Vocoder]:
         )
 
 
-def salt_beside(path: Path) -> str:
-    return str(json.loads((path.parent / "weights_check.json").read_text())["salt"])
-
-
-def close(found: Tensor, expected: np.ndarray, tolerance: float, name: str) -> None:
-    assert tuple(found.shape) == expected.shape, f"{name}: shape {tuple(found.shape)}, expected {expected.shape}"
-    difference = np.abs(found.numpy() - expected)
-    worst = np.unravel_index(difference.argmax(), difference.shape)
-    error = difference[worst] / np.abs(expected).max()
-    assert error <= tolerance, (
-        f"{name}: {error:.2e} of the peak at {worst}: {found.numpy()[worst]}, expected {expected[worst]}"
-    )
-
-
-def record(modules: dict[str, nn.Module]) -> dict[str, Tensor]:
-    """Keep what modules return in the next run."""
-    seen: dict[str, Tensor] = {}
-
-    def watch(name: str, module: nn.Module) -> None:
-        def keep(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
-            seen[name] = output.clone()
-            handle.remove()
-
-        handle = module.register_forward_hook(keep)
-
-    for name, module in modules.items():
-        watch(name, module)
-    return seen
-
-
 @pytest.mark.parametrize("path", files("codec", "weights_check.json"))
 def test_weights_follow_the_rule(path: Path) -> None:
     checks = json.loads(path.read_text())
     ours = {"codec_model": checkpoint.CODEC_FILE, "vocal": checkpoint.VOCAL_FILE, "inst": checkpoint.INSTRUMENTAL_FILE}
     checked = 0
     for group, file in ours.items():
-        weights = arrays(checks["salt"])[file]
-        for name, check in checks[group].items():
-            if name in weights:  # the encoder's are listed too
-                value = weights[name].astype(np.float64)
-                np.testing.assert_allclose(
-                    value.ravel()[: len(check["first"])], check["first"], rtol=1e-6, err_msg=name
-                )
-                np.testing.assert_allclose(value.sum(), check["sum"], rtol=1e-5, atol=1e-3, err_msg=name)
-                np.testing.assert_allclose(np.square(value).sum(), check["sumsq"], rtol=1e-6, err_msg=name)
-                checked += 1
+        checked += check_weights(arrays(checks["salt"])[file], checks[group])
     assert checked >= 20
 
 
