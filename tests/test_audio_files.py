@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from yue_cli import audio_files
-from yue_cli.audio_files import FORMATS, write_audio
+from yue_cli.audio_files import FORMATS, audio_seconds, read_audio, write_audio
 from yue_cli.errors import AudioError, StorageError
 
 TAGS = {"title": "Nächte – 夜", "artist": "YuE", "genre": "pop, female", "comment": "seed 7; made with yue"}
@@ -145,3 +145,102 @@ def test_a_disk_that_is_full_is_told(extension: str, full_disk: Path) -> None:
         write_audio(path, noise(30.0), TAGS)
     assert str(error.value).startswith(f"no space left for {path} (0 MB free).")
     assert not list(full_disk.iterdir())
+
+
+# Reading
+
+
+@pytest.mark.parametrize("rate", [8_000, 22_050, 48_000])
+@pytest.mark.parametrize(
+    ("extension", "container", "encoding"),
+    [
+        ("wav", "WAV", "PCM_24"),
+        ("wav", "WAV", "FLOAT"),
+        ("flac", "FLAC", "PCM_16"),
+        ("ogg", "OGG", "VORBIS"),
+        ("opus", "OGG", "OPUS"),
+        ("mp3", "MP3", "MPEG_LAYER_III"),
+        ("aiff", "AIFF", "PCM_16"),
+    ],
+)
+def test_any_format_and_rate_is_read(extension: str, container: str, encoding: str, rate: int, tmp_path: Path) -> None:
+    if (encoding, rate) == ("OPUS", 22_050):
+        rate = 24_000  # Opus has five rates only
+    samples = 0.5 * np.sin(2 * np.pi * 440 * np.arange(2 * rate) / rate)
+    path = tmp_path / f"voice.{extension}"
+    soundfile.write(path, samples, rate, format=container, subtype=encoding)
+    found, found_rate = read_audio(path)
+    assert (found.dtype, found.ndim, found_rate) == (np.float32, 1, rate)
+    assert audio_seconds(path) == pytest.approx(2.0, abs=0.1)
+    assert len(found) / rate == pytest.approx(2.0, abs=0.1)
+    assert np.sqrt(np.mean(found[rate // 2 : -rate // 2] ** 2)) == pytest.approx(0.5 / 2**0.5, rel=0.05)
+
+
+def test_channels_are_averaged(tmp_path: Path) -> None:
+    left, right = noise(3.0)[0], tone(3.0)[0]
+    soundfile.write(tmp_path / "both.wav", np.stack([left, right], axis=1), 44_100, subtype="FLOAT")
+    found, _ = read_audio(tmp_path / "both.wav")
+    np.testing.assert_array_equal(found, (left + right) / np.float32(2))
+
+
+def unreadable(path: Path) -> str:
+    texts = set()
+    for read in (read_audio, audio_seconds):
+        with pytest.raises(AudioError) as error:
+            read(path)
+        texts.add(str(error.value))
+    (text,) = texts
+    assert "\n" not in text
+    return text
+
+
+def test_a_sound_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "voice.wav"
+    assert unreadable(path) == f"{path}: cannot be read (No such file or directory)."
+    assert unreadable(tmp_path) == f"{tmp_path}: cannot be read (Is a directory)."
+
+
+@pytest.mark.parametrize("name", ["voice.wav", "voice.mp3", "lyrics.txt"])
+def test_what_is_not_sound_is_named(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_text("[verse]\nThese are words\n" * 50)
+    reason = "Format not recognised"
+    if name == "voice.mp3":
+        reason = unreadable(path).split("libsndfile: ")[1].split(");")[0]
+    assert unreadable(path) == (
+        f"{path}: is not sound that can be read (libsndfile: {reason}); expected wav, flac, ogg, opus or mp3."
+    )
+
+
+def test_raw_samples_without_a_header_are_no_sound_file(tmp_path: Path) -> None:
+    path = tmp_path / "voice.raw"
+    path.write_bytes(bytes(1000))
+    assert unreadable(path) == (
+        f"{path}: is not sound that can be read (libsndfile: no header); expected wav, flac, ogg, opus or mp3."
+    )
+
+
+def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "voice.flac"
+    write_audio(path, noise(20.0), {})
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 :] = b"spoilt" * 50
+    path.write_bytes(content)
+    with pytest.raises(AudioError, match=r"voice\.flac: is not sound that can be read \(libsndfile: "):
+        read_audio(path)
+
+
+def test_a_file_of_no_samples_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "voice.wav"
+    soundfile.write(path, np.empty(0), 16_000)
+    with pytest.raises(AudioError) as error:
+        read_audio(path)
+    assert str(error.value) == f"{path}: holds no sound."
+
+
+def test_samples_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "voice.wav"
+    soundfile.write(path, np.array([0.1, np.nan, 0.2]), 16_000, subtype="FLOAT")
+    with pytest.raises(AudioError) as error:
+        read_audio(path)
+    assert str(error.value) == f"{path}: some samples are no numbers; the file is damaged."

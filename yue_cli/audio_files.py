@@ -1,10 +1,11 @@
-"""The only writer of sound: wav, flac, ogg and mp3 files with tags, whole or not at all."""
+"""Sound on disk. The only writer of it: wav, flac, ogg and mp3 files with tags, whole or not at all. Reads more."""
 
 import errno
 import io
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,44 @@ def write_audio(path: Path, samples: np.ndarray, tags: Mapping[str, str], sample
             raise OSError(errno.EIO, f"libsndfile: {error.error_string.rstrip('.')}") from error
 
     write_atomic(path, write_mp3 if extension == "mp3" else write)
+
+
+def read_audio(path: Path) -> tuple[np.ndarray, int]:
+    """Read a sound file of any format that libsndfile knows, its channels averaged.
+
+    Returns float32 [N], about [-1, 1], N > 0, and the sample rate. Raises AudioError.
+    """
+    with _opened(path) as file:
+        blocks = [block.mean(axis=1) for block in file.blocks(_BLOCK, dtype="float32", always_2d=True)]
+        samples = np.concatenate(blocks) if blocks else np.empty(0, np.float32)
+        if not len(samples):
+            raise AudioError(f"{path}: holds no sound.")
+        if not np.isfinite(samples).all():
+            raise AudioError(f"{path}: some samples are no numbers; the file is damaged.")
+        return samples, file.samplerate
+
+
+def audio_seconds(path: Path) -> float:
+    """Tell how long a sound file is, by its header alone. Raises AudioError."""
+    with _opened(path) as file:
+        return float(file.frames / file.samplerate)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
+    """Open a sound file for reading; what goes wrong meanwhile is told, too."""
+    try:
+        with path.open("rb"):
+            pass  # the system says better than libsndfile why a file cannot be opened
+        with soundfile.SoundFile(path) as file:
+            yield file
+    except OSError as error:
+        raise AudioError(f"{path}: cannot be read ({error.strerror}).") from error
+    except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: headerless .raw
+        reason = getattr(error, "error_string", "no header").rstrip(".")
+        raise AudioError(
+            f"{path}: is not sound that can be read (libsndfile: {reason}); expected wav, flac, ogg, opus or mp3."
+        ) from error
 
 
 def _write_blocks(target: Path | io.BytesIO, samples: np.ndarray, tags: Mapping[str, str], **form: Any) -> None:
