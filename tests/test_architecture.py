@@ -11,11 +11,22 @@ ROOT = Path(__file__).parent.parent
 LEVELS = [
     # What a level holds may import what stands above it, and what stands before it in its own line.
     ["errors", "events", "vocab", "resources", "atomic", "settings"],
-    ["lyrics", "tokenizer", "artifacts", "presets", "song", "project", "weights", "audio_files"],
+    [
+        "lyrics",
+        "tokenizer",
+        "audio_files",
+        "audio_prompt",
+        "artifacts",
+        "presets",
+        "song",
+        "project",
+        "foreign",
+        "weights",
+    ],
     ["prompt"],
     ["sampling", "mixing"],
     ["engines.base", "engines", "engines.native"],
-    ["generation", "stages.stage1", "stages.stage2", "stages.decode"],
+    ["generation", "stages.reference", "stages.stage1", "stages.stage2", "stages.decode"],
     ["segments", "plan", "machine", "toy", "workbench", "making", "pipeline"],
     ["commands", "main"],
 ]
@@ -41,7 +52,7 @@ THIRD_PARTY = {
     },
     "numpy": None,  # anywhere
 }
-CODEC_USERS = {"mixing", "stages.decode", "toy"}
+CODEC_USERS = {"mixing", "stages.reference", "stages.decode", "toy"}
 PRINTERS = {"commands.console"}
 STDLIB = sys.stdlib_module_names
 
