@@ -99,9 +99,14 @@ def describe_files(folder: Path, names: Sequence[str]) -> dict[str, dict[str, An
 
 def write_array(path: Path, array: np.ndarray) -> None:
     """Write an array as .npy, atomically. Raises StorageError."""
+    write_bytes(path, encode_array(array))
+
+
+def encode_array(array: np.ndarray) -> bytes:
+    """Spell an array as a .npy file in C order."""
     buffer = io.BytesIO()
     np.save(buffer, np.ascontiguousarray(array), allow_pickle=False)
-    write_bytes(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def read_array(path: Path, remedy: str) -> np.ndarray:

@@ -10,7 +10,7 @@ import typer
 from typer.exceptions import TyperException
 
 from yue_cli import __version__
-from yue_cli.commands import console, decode, demo, lyrics, presets, run, stage1, stage2, status
+from yue_cli.commands import console, decode, demo, import_, lyrics, presets, run, stage1, stage2, status
 from yue_cli.errors import YueError
 
 app = typer.Typer(
@@ -37,8 +37,9 @@ def _stoppable(command: Callable[..., None]) -> Callable[..., None]:
     return call
 
 
-for module in (run, stage1, stage2, decode, demo, lyrics, status, presets):
-    app.command()(_stoppable(getattr(module, module.__name__.rpartition(".")[2])))
+for module in (run, stage1, stage2, decode, demo, lyrics, status, presets, import_):
+    name = module.__name__.rpartition(".")[2]
+    app.command(name.rstrip("_"))(_stoppable(getattr(module, name)))
 
 
 def _print_version(wanted: bool) -> None:

@@ -151,7 +151,7 @@ class Pipeline:
         why = {
             "current": "is current: kept",
             "edited": f"is kept: {state.why}; --force replaces it",
-            "foreign": "is used as it is: its tokens were not written by this yue",
+            "foreign": f"is used as it is: its tokens were {state.why}",
         }
         self.bench.note(state.stage, why.get(state.state, f"is skipped: {state.why}") + music)
 

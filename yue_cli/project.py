@@ -32,6 +32,8 @@ from yue_cli.errors import ArtifactError, ProjectInUseError, StorageError
 STAGES = ("stage1", "stage2", "audio")
 SEGMENT_FORMAT, SEGMENT_VERSION = "yue-segment", 1
 BATCHES_FORMAT, BATCHES_VERSION = "yue-batches", 1
+ORIGIN_FILE = "origin.json"  # beside tokens that were taken from another program
+ORIGIN_FORMAT, ORIGIN_VERSION = "yue-origin", 1
 
 
 @dataclass(frozen=True)
@@ -285,8 +287,12 @@ class Project:
             return "unfinished", "the run that made it did not end"
         if stage == "audio":
             return "missing", "not made yet"
-        there = [track for track in TRACKS if (folder / f"{track}.npy").exists()]
-        return ("foreign", "not written by this yue") if there else ("missing", "not made yet")
+        if not any((folder / f"{track}.npy").exists() for track in TRACKS):
+            return "missing", "not made yet"
+        origin = folder / ORIGIN_FILE
+        if not origin.exists():
+            return "foreign", "not written by this yue"
+        return "foreign", f"brought from {read_json(origin, ORIGIN_FORMAT, ORIGIN_VERSION).get('folder')}"
 
 
 def segment_facts(record: SegmentRecord) -> dict[str, Any]:
