@@ -13,6 +13,7 @@ LEVELS = [
     ["errors", "events", "vocab", "resources", "atomic", "settings"],
     [
         "lyrics",
+        "genre",
         "tokenizer",
         "audio_files",
         "audio_prompt",

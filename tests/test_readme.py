@@ -55,10 +55,10 @@ def test_every_command_and_flag_has_a_sentence_of_help():
 def test_every_flag_of_the_published_programs_has_a_row():
     """infer.py of YuE and of YuE-exllamav2."""
     flags = """
-        stage1_model stage2_model max_new_tokens repetition_penalty run_n_segments stage2_batch_size genre_txt lyrics_txt
-        use_audio_prompt audio_prompt_path prompt_start_time prompt_end_time use_dual_tracks_prompt
-        vocal_track_prompt_path instrumental_track_prompt_path output_dir keep_intermediate disable_offload_model cuda_idx
-        seed basic_model_config resume_path config_path vocal_decoder_path inst_decoder_path rescale
+        stage1_model stage2_model max_new_tokens repetition_penalty run_n_segments stage2_batch_size genre_txt
+        lyrics_txt use_audio_prompt audio_prompt_path prompt_start_time prompt_end_time use_dual_tracks_prompt
+        vocal_track_prompt_path instrumental_track_prompt_path output_dir keep_intermediate disable_offload_model
+        cuda_idx seed basic_model_config resume_path config_path vocal_decoder_path inst_decoder_path rescale
         stage1_use_exl2 stage2_use_exl2 stage1_cache_size stage2_cache_size stage1_cache_mode stage2_cache_mode
         stage1_no_guidance
     """.split()

@@ -183,3 +183,8 @@ def gigabytes(count: int) -> str:
 def warn(text: str) -> None:
     """Print one warning outside of a run."""
     print(f"warning: {text}", file=sys.stderr)
+
+
+def hint(text: str) -> None:
+    """Print one piece of advice outside of a run."""
+    print(f"hint: {text}", file=sys.stderr)
