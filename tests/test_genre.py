@@ -101,7 +101,7 @@ def test_the_kinds_are_a_field_for_programs():
 def test_nothing_to_look_at_is_wrong_usage():
     outcome = yue("lyrics")
     message = "there is nothing to look at: name a file with lyrics, or give --genre."
-    assert (outcome.code, outcome.out, outcome.err) == (2, "", f"error: {message}\n")
+    assert (outcome.code, outcome.out, outcome.err) == (2, "", f"error: Invalid value: {message}\n")
 
 
 def test_an_empty_genre_is_refused():

@@ -3,7 +3,6 @@
 from typing import Annotated, Any
 
 import typer
-from typer.exceptions import UsageError
 
 from yue_cli.commands import console, options
 from yue_cli.commands.texts import read_genre, read_lyrics
@@ -24,7 +23,7 @@ def lyrics(
     """Show the sections, tags, words and seconds of lyrics, and what may not be sung as expected."""
     settings, _ = combine([Layer("command line", parse_assignments(assignments or []))])
     if file is None and genre is None:
-        raise UsageError("there is nothing to look at: name a file with lyrics, or give --genre.")
+        raise typer.BadParameter("there is nothing to look at: name a file with lyrics, or give --genre.")
     described = None if genre is None else read_genre(genre)
     parsed = None
     if file is not None:
