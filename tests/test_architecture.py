@@ -28,13 +28,14 @@ LEVELS = [
     ["sampling", "mixing"],
     ["engines.base", "engines", "engines.native"],
     ["generation", "stages.reference", "stages.stage1", "stages.stage2", "stages.decode"],
-    ["segments", "plan", "machine", "toy", "workbench", "making", "pipeline"],
+    ["segments", "plan", "machine", "toy", "workbench", "making", "pipeline", "plot"],
     ["commands", "main"],
 ]
 THIRD_PARTY = {
     "yaml": {"settings"},
     "sentencepiece": {"tokenizer"},
     "soundfile": {"audio_files"},
+    "matplotlib": {"plot"},
     "filelock": {"project"},
     "platformdirs": {"commands"},
     "typer": {"commands", "main"},

@@ -49,6 +49,12 @@ class AudioError(YueError):
     kind = "audio"
 
 
+class PlotError(YueError):
+    """A picture that cannot be drawn."""
+
+    kind = "plot"
+
+
 class StorageError(YueError):
     """A folder that cannot be written, or a disk that is full."""
 

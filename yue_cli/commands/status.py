@@ -1,16 +1,30 @@
 """`yue status`: what a song's folder holds, and whether it is what was asked for."""
 
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
 
 from yue_cli import plan, song
+from yue_cli.atomic import write_bytes
 from yue_cli.commands import console, options
 from yue_cli.commands.request import read_song
-from yue_cli.errors import ArtifactError
+from yue_cli.errors import ArtifactError, PlotError
 from yue_cli.project import Project, StageState
 from yue_cli.settings import resolve
+from yue_cli.song import Song
+
+_GENRE_WIDTH = 110  # letters that fit above a picture
 
 
-def status(folder: options.Folder, json: options.Json = False) -> None:
+def status(
+    folder: options.Folder,
+    plot: Annotated[
+        Path | None,
+        typer.Option("--plot", metavar="PNG", help="Draw sections, levels and spectrograms into this file instead."),
+    ] = None,
+    json: options.Json = False,
+) -> None:
     """Show which stages are there, current, stale or edited, and how they were made."""
     project = Project(folder)
     if not folder.is_dir():
@@ -19,14 +33,33 @@ def status(folder: options.Folder, json: options.Json = False) -> None:
     settled, settings, _ = song.settle(asked, None, {})
     wanted = plan.try_request(settled if asked.seed is not None else asked, resolve(settings))
     states = plan.states(project, wanted)
+    if plot is not None:
+        _draw(project, asked, plot)
     if json:
-        console.answer_json({"song": str(folder), "seed": asked.seed, "stages": [_facts(state) for state in states]})
+        facts: dict[str, Any] = {"song": str(folder), "seed": asked.seed, "stages": [_facts(each) for each in states]}
+        console.answer_json(facts if plot is None else facts | {"plot": str(plot)})
+        return
+    if plot is not None:
+        console.answer(str(plot))
         return
     for state in states:
         console.answer(_row(state))
     for state in states:
         if state.state == "stale" and state.stage != "stage1":
             console.warn(f"{state.stage} is stale: `yue {_command(state.stage)} {folder}` makes it anew")
+
+
+def _draw(project: Project, asked: Song, path: Path) -> None:
+    if path.suffix.lower() != ".png":
+        raise PlotError(f"--plot {path}: only PNG pictures are drawn; name a file that ends in .png.")
+    from yue_cli.plot import draw, read_picture  # loads what reads sound
+
+    genre = [] if asked.genre is None else [" ".join(asked.genre.split())]
+    if genre and len(genre[0]) > _GENRE_WIDTH:
+        genre = [f"{genre[0][:_GENRE_WIDTH]}…"]
+    seed = [] if asked.seed is None else [f"seed {asked.seed}"]
+    picture = draw(read_picture(project, [*genre, *seed]))
+    write_bytes(path.expanduser(), picture)
 
 
 def _row(state: StageState) -> str:
