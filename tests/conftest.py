@@ -1,4 +1,5 @@
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -6,6 +7,9 @@ import pytest
 # Set before numpy and torch are imported. Tests compute small things: threads that wait for each other on a busy
 # machine cost far more time than they save.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Set before huggingface_hub is imported: no test asks a real hub, or finds models that the user has.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="yue-no-models-")
 
 from tests.command_line import LYRICS
 

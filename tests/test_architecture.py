@@ -22,6 +22,8 @@ LEVELS = [
         "song",
         "project",
         "foreign",
+        "models",
+        "hub",
         "weights",
     ],
     ["prompt"],
@@ -36,7 +38,8 @@ THIRD_PARTY = {
     "sentencepiece": {"tokenizer"},
     "soundfile": {"audio_files"},
     "matplotlib": {"plot"},
-    "filelock": {"project"},
+    "filelock": {"project", "weights"},
+    "huggingface_hub": {"hub"},
     "platformdirs": {"commands"},
     "typer": {"commands", "main"},
     "rich": {"commands"},
@@ -54,7 +57,7 @@ THIRD_PARTY = {
     },
     "numpy": None,  # anywhere
 }
-CODEC_USERS = {"mixing", "stages.reference", "stages.decode", "toy"}
+CODEC_USERS = {"weights", "mixing", "stages.reference", "stages.decode", "toy"}
 PRINTERS = {"commands.console"}
 STDLIB = sys.stdlib_module_names
 

@@ -804,13 +804,12 @@ def test_the_path_of_a_model_holds_from_any_folder(song, broken_toy, place, monk
     done("decode", "../song", "--force")
 
 
-def test_without_a_model_the_expected_folder_is_told(place, monkeypatch):
+def test_without_a_model_the_command_that_fetches_it_is_told(place, monkeypatch):
     monkeypatch.setenv("YUE_HOME", str(place / "nowhere"))
     text = refused("run", "song", "--lyrics", "lyrics.txt", "--genre", GENRE)
     assert text == (
-        f"no stage-1 model in {place / 'nowhere' / 'models' / 'stage1'}: expected a folder with config.json, "
-        "model.safetensors and tokenizer.model there, or name one with --set stage1.model=FOLDER. "
-        "`yue demo` tries the tool without a model."
+        "en-cot, s2 and codec are not on this machine, and offline nothing is fetched: `yue models pull en-cot s2 "
+        "codec`, with a network, fetches them. `yue demo` tries the tool without a model."
     )
     assert not (place / "nowhere").exists()
 

@@ -31,6 +31,12 @@ class CheckpointError(YueError):
     kind = "checkpoint"
 
 
+class DownloadError(YueError):
+    """A model that cannot be fetched: no network, not there, not allowed, or not the file it should be."""
+
+    kind = "download"
+
+
 class EngineError(YueError):
     """An engine or a device that cannot do what is asked."""
 

@@ -10,7 +10,7 @@ import typer
 from typer.exceptions import TyperException
 
 from yue_cli import __version__
-from yue_cli.commands import console, decode, demo, import_, lyrics, presets, run, stage1, stage2, status
+from yue_cli.commands import console, decode, demo, import_, lyrics, models, presets, run, stage1, stage2, status
 from yue_cli.errors import YueError
 
 app = typer.Typer(
@@ -40,6 +40,11 @@ def _stoppable(command: Callable[..., None]) -> Callable[..., None]:
 for module in (run, stage1, stage2, decode, demo, lyrics, status, presets, import_):
     name = module.__name__.rpartition(".")[2]
     app.command(name.rstrip("_"))(_stoppable(getattr(module, name)))
+
+_models = typer.Typer(help="List, fetch, check and delete models.", rich_markup_mode=None)
+for name, command in models.COMMANDS.items():
+    _models.command(name)(_stoppable(command))
+app.add_typer(_models, name="models")
 
 
 def _print_version(wanted: bool) -> None:

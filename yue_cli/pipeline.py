@@ -134,7 +134,11 @@ class Pipeline:
             segments.check_start(from_segment, self.project.segments(), wanted)
 
     def _check_models(self, stages: Iterable[str]) -> None:
-        """Look at every model that will be needed, before the first one works for minutes. Raises CheckpointError."""
+        """Look at every model that will be needed, before the first one works for minutes.
+
+        Those that are not here are fetched. Raises CheckpointError, DownloadError, StorageError.
+        """
+        self.bench.fetch_models(stages)
         for stage in stages:
             model = self.bench.model(stage)
             if stage != "audio":

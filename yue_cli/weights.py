@@ -1,10 +1,21 @@
-"""From a model's name to a folder on this machine."""
+"""From a model's name to a folder on this machine; fetched from the hub and converted where it is not there yet."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from yue_cli.errors import CheckpointError
+from filelock import FileLock, Timeout
+
+from yue_cli import models
+from yue_cli.atomic import storage_errors
+from yue_cli.errors import CheckpointError, Interrupted, StorageError
+from yue_cli.events import Emit, Note, ignore
+from yue_cli.hub import Hub, Offer, free_bytes, is_stub, known_sha256, sha256
+from yue_cli.models import CODEC_FILES, DEFAULTS, Model, Source
 
 PARTS = {"stage1": "stage-1 model", "stage2": "stage-2 model", "codec": "codec"}
 _FLAGS = {"stage1": "stage1.model", "stage2": "stage2.model", "codec": "decode.codec"}
@@ -13,6 +24,7 @@ _CONTENTS = {
     "stage2": "config.json and model.safetensors",
     "codec": "config.json, codec.safetensors, vocal.safetensors and instrumental.safetensors",
 }
+_CONVERTED_BYTES = 750 * 10**6  # of the codec: what inference reads
 
 Maker = Callable[[Path], Path]  # the models' home → a folder holding stage1/, stage2/ and codec/
 
@@ -26,23 +38,319 @@ class ModelFolder:
     revision: str | None = None
 
 
-def locate(name: str | None, part: str, home: Path, makers: Mapping[str, Maker]) -> ModelFolder:
-    """Find the folder of one part: `stage1`, `stage2` or `codec`.
+@dataclass(frozen=True)
+class State:
+    """What this machine holds of a model of the hub."""
 
-    name: a folder (the part's own, or one that holds a folder named like the part), a name among `makers`, whose
-    models are made on first use, or None: what lies in `home/models`. Raises CheckpointError.
+    word: str  # here, partly here, absent
+    bytes: int
+    path: Path | None
+    commit: str | None
+
+
+class Library:
+    """The models on this machine: the hub's cache, folders of the user's own, and what is made in `home`.
+
+    makers: names whose models are made on first use. offline: nothing is fetched.
     """
-    if name is not None and name in makers:
-        made = makers[name](home)
-        return ModelFolder(name, made / part, revision=made.name)
-    root = home / "models" if name is None else Path(name).expanduser()
-    path = root / part if name is None or (root / part).is_dir() else root
-    if path.is_dir():
-        return ModelFolder(name or part, path)
-    wanted = f"a folder with {_CONTENTS[part]}"
-    if name is None:
-        raise CheckpointError(
-            f"no {PARTS[part]} in {path}: expected {wanted} there, or name one with --set {_FLAGS[part]}=FOLDER. "
-            "`yue demo` tries the tool without a model."
+
+    def __init__(
+        self,
+        home: Path,
+        makers: Mapping[str, Maker],
+        emit: Emit = ignore,
+        offline: bool = False,
+        hub: Hub | None = None,
+    ) -> None:
+        self.home = home
+        self.makers = makers
+        self.emit = emit
+        self._offline = offline
+        self._hub = hub
+        self._lock = FileLock(home / ".models.lock")  # the same process may take it again within
+
+    @property
+    def hub(self) -> Hub:
+        """The hub, opened when it is first needed."""
+        if self._hub is None:
+            self._hub = Hub(offline=self._offline)
+        return self._hub
+
+    def locate(self, name: str | None, part: str) -> ModelFolder:
+        """Find the folder of one part: `stage1`, `stage2` or `codec`. Nothing is fetched.
+
+        name: a folder (the part's own, or one that holds a folder named like the part), a name among the makers', a
+        short name or a hub id with `@revision` or without, or None for the part's default. Raises CheckpointError.
+        """
+        found = self.find(name, part)
+        if found is None:
+            raise self._absent([self._source(name or DEFAULTS[part], part)])
+        return found
+
+    def find(self, name: str | None, part: str) -> ModelFolder | None:
+        """Find the folder of one part; None for a model of the hub that is not here. Raises CheckpointError."""
+        if name is not None and name in self.makers:
+            made = self.makers[name](self.home)
+            return ModelFolder(name, made / part, revision=made.name)
+        if name is not None and (folder := _folder(name, part)) is not None:
+            return ModelFolder(name, self._own(folder, part))
+        source = self._source(name or DEFAULTS[part], part)
+        return self._converted(source) if part == "codec" else self._cached(source, part)
+
+    def fetch(self, wanted: Iterable[tuple[str | None, str]]) -> None:
+        """Bring those models here that are not, sizes said before. Pairs of name and part, as for `locate`.
+
+        Raises CheckpointError, DownloadError, StorageError.
+        """
+        sources = {
+            (name or DEFAULTS[part], part): self._source(name or DEFAULTS[part], part)
+            for name, part in wanted
+            if self.find(name, part) is None
+        }
+        if not sources:
+            return
+        if self.hub.offline:
+            raise self._absent(list(sources.values()))
+        with self._locked():
+            self._fetch([(self.hub.look(source), part) for (_, part), source in sources.items()])
+
+    def pull(self, names: Sequence[str]) -> list[ModelFolder]:
+        """Fetch models by name, whatever part they are; what is here already costs one question to the hub."""
+        sources = []
+        for name in names:
+            source = models.find_source(name)
+            if source is None:
+                raise CheckpointError(f"{name}: expected one of {', '.join(models.CATALOGUE)}, or a hub id OWNER/NAME.")
+            sources.append(source)
+        with self._locked():
+            offers = [self.hub.look(source) for source in sources]
+            parts = [models.guess_part(file.path for file in offer.files) for offer in offers]
+            self._fetch(list(zip(offers, parts, strict=True)))
+        return [self.locate(name, part) for name, part in zip(names, parts, strict=True)]
+
+    def remove(self, name: str) -> int:
+        """Delete a model of the hub from this machine. Returns the bytes that became free. Raises CheckpointError."""
+        source = models.find_source(name)
+        if source is None:
+            raise CheckpointError(f"{name}: only models of the hub are removed; expected a short name or OWNER/NAME.")
+        freed = 0
+        with self._locked(), storage_errors(self.home):
+            folder = self._conversion(source)
+            if folder is not None and folder.is_dir():
+                freed += folder_bytes(folder)
+                shutil.rmtree(folder)
+            freed += self.hub.remove(source)
+        if not freed:
+            raise CheckpointError(f"{name} is not on this machine.")
+        return freed
+
+    def state(self, model: Model) -> State:
+        """Tell what is here of a model with a short name. Nothing is fetched or converted."""
+        found = self.hub.snapshot(model)
+        if model.part == "codec":
+            folder = self._conversion(model)
+            path = folder if folder is not None and folder.is_dir() else None
+        else:
+            cached = self._cached(model, model.part)
+            path = cached.path if cached else None
+        held = self.hub.bytes_here(model) + (folder_bytes(path) if path and model.part == "codec" else 0)
+        word = "here" if path else "partly here" if held else "absent"
+        return State(word, held, path, found[1] if found else None)
+
+    def verify(self, name: str) -> list[tuple[Path, str]]:
+        """Read every file of a model again and compare its SHA-256 with that of the hub.
+
+        Returns each file with `right`, or `unknown` where no hash is known. Raises CheckpointError for a wrong one.
+        """
+        source = models.find_source(name)
+        found = self.hub.snapshot(source) if source else None
+        if source is None or found is None:
+            raise CheckpointError(f"{name} is not in the hub's cache on this machine.")
+        folder = found[0]
+        files = models.needed_files(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+        results = []
+        for file in files:
+            path = folder / file
+            expected = source.digests.get(file) or known_sha256(path)
+            if is_stub(path):
+                raise _stub(path, source)
+            if expected is not None and sha256(path) != expected:
+                raise CheckpointError(
+                    f"{path}: wrong hash, expected SHA-256 {expected[:12]}…; `yue models rm {name}`, then "
+                    f"`{source.command}` fetches it again."
+                )
+            results.append((path, "unknown" if expected is None else "right"))
+        return results
+
+    # A folder of the user's own
+
+    def _own(self, folder: Path, part: str) -> Path:
+        """Take a folder as it is, but for the codec as published, which is converted. Raises CheckpointError."""
+        if not folder.is_dir():
+            raise CheckpointError(f"{_FLAGS[part]}: {folder} is a file; expected a folder with {_CONTENTS[part]}.")
+        for path in sorted(folder.glob("*.safetensors")) + [folder / "tokenizer.model"]:
+            if path.is_file() and is_stub(path):
+                raise _stub(path, models.find_source(DEFAULTS[part]))
+        sources = {kind: folder / file for kind, file in CODEC_FILES.items()}
+        if part != "codec" or (folder / "config.json").exists() or not all(map(Path.exists, sources.values())):
+            return folder
+        facts = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in sources.values()]
+        key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
+        return self._convert(sources, self.home / "codec" / f"local-{key}", None)
+
+    # A model of the hub
+
+    def _source(self, name: str, part: str) -> Source:
+        source = models.find_source(name)
+        if source is None:
+            known = [model.name for model in models.CATALOGUE.values() if model.part == part]
+            raise CheckpointError(
+                f"{_FLAGS[part]}: there is no folder {Path(name).expanduser()}; expected a folder with "
+                f"{_CONTENTS[part]}, {', '.join([*known, *self.makers])}, or a hub id OWNER/NAME."
+            )
+        if isinstance(source, Model) and source.part != part:
+            raise CheckpointError(f"{_FLAGS[part]}: {name} is a {PARTS[source.part]}; expected a {PARTS[part]}.")
+        return source
+
+    def _cached(self, source: Source, part: str) -> ModelFolder | None:
+        found = self.hub.snapshot(source)
+        if found is None:
+            return None
+        folder, commit = found
+        there = {path.name for path in folder.iterdir() if path.exists()}
+        for index in folder.glob("*.safetensors.index.json"):
+            try:
+                needed = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            except (ValueError, KeyError, AttributeError):
+                needed = set()  # the engine says what is wrong with it
+            if not needed <= there:
+                return None
+        return None if models.missing_files(there, part) else ModelFolder(source.name, folder, commit)
+
+    def _conversion(self, source: Source) -> Path | None:
+        """Name the folder in which a codec of the hub lies converted; None where its commit is not known yet."""
+        found = self.hub.snapshot(source)
+        commit = found[1] if found else source.revision
+        if found is None and len(commit) != 40:
+            return None
+        return self.home / "codec" / f"{source.repository.replace('/', '--')}-{commit[:12]}"
+
+    def _converted(self, source: Source) -> ModelFolder | None:
+        folder, found = self._conversion(source), self.hub.snapshot(source)
+        if folder is None:
+            return None
+        commit = found[1] if found else source.revision
+        if folder.is_dir():
+            return ModelFolder(source.name, folder, commit)
+        if found is None:
+            return None
+        sources = {kind: found[0] / file for kind, file in CODEC_FILES.items()}
+        if not all(path.exists() for path in sources.values()):
+            return None
+        return ModelFolder(source.name, self._convert(sources, folder, source), commit)
+
+    def _fetch(self, offers: list[tuple[Offer, str]]) -> None:
+        chosen = []
+        for offer, part in offers:
+            names = [file.path for file in offer.files]
+            if missing := models.missing_files(names, part):
+                raise CheckpointError(
+                    f"{offer.source.repository} at {offer.commit[:7]} has no {' and no '.join(missing)}; it is no "
+                    f"{PARTS[part]} that yue reads."
+                )
+            chosen.append((offer.only(models.needed_files(names)), part))
+        self._tell_sizes([offer for offer, _ in chosen])
+        for offer, part in chosen:
+            self.hub.fetch(offer, self.emit)
+            if part == "codec":
+                self._converted(replace(offer.source, revision=offer.commit))
+
+    def _tell_sizes(self, offers: Sequence[Offer]) -> None:
+        """Say what will be downloaded, and refuse where the disk has no room for it. Raises StorageError."""
+        sizes = {offer.source.name: self.hub.to_fetch(offer) for offer in offers}
+        total, free = sum(sizes.values()), free_bytes(self.hub.cache)
+        if not total:
+            return
+        each = ", ".join(f"{name} {_gigabytes(size)}" for name, size in sizes.items() if size)
+        if len(sizes) > 1:
+            each += f": {_gigabytes(total)}"
+        self.emit(Note("models", f"{each} to download · {_gigabytes(free)} free in {self.hub.cache}"))
+        needed = total + _CONVERTED_BYTES * any(offer.files[0].path in CODEC_FILES.values() for offer in offers)
+        if free < needed:
+            raise StorageError(
+                f"no space left on {self.hub.cache}: needed {_gigabytes(needed)}, free {_gigabytes(free)}. Nothing was "
+                "downloaded; free some space, or put the cache elsewhere with HF_HOME."
+            )
+
+    def _convert(self, sources: Mapping[str, Path], folder: Path, source: Source | None) -> Path:
+        """Convert the codec as published; None: not of the hub. Raises CheckpointError, StorageError."""
+        if folder.is_dir():
+            return folder
+        from xcodec_mini_infer import CodecError, convert  # loads torch
+
+        def digest(path: Path) -> str:
+            found = known_sha256(path) or sha256(path)
+            expected = {file: hash for file, hash in source.digests.items() if path.match(file)} if source else {}
+            for file, wanted in expected.items():
+                if found != wanted:
+                    raise CheckpointError(f"{path}: SHA-256 {found[:12]}… is not that of {file}, {wanted[:12]}….")
+            return found
+
+        try:
+            with self._locked(), storage_errors(folder):
+                if folder.is_dir():  # another process was faster
+                    return folder
+                self.emit(Note("codec", f"converting {sources['codec'].name}, once"))
+                convert.convert(sources["codec"], sources["vocal"], sources["instrumental"], folder, digest=digest)
+        except CodecError as error:
+            stub = next((path for path in sources.values() if is_stub(path)), None)
+            raise (_stub(stub, models.find_source("codec")) if stub else CheckpointError(str(error))) from error
+        return folder
+
+    def _absent(self, sources: Sequence[Source]) -> CheckpointError:
+        names = [source.name for source in sources]
+        listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+        verb = "is" if len(names) == 1 else "are"
+        why = ", and offline nothing is fetched" if self.hub.offline else ""
+        return CheckpointError(
+            f"{listed} {verb} not on this machine{why}: `yue models pull {' '.join(names)}`, with a network, fetches "
+            f"{'it' if len(names) == 1 else 'them'}. `yue demo` tries the tool without a model."
         )
-    raise CheckpointError(f"{_FLAGS[part]}: there is no folder {path}; expected {wanted}, or {' or '.join(makers)}.")
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Let one process at a time fetch and convert."""
+        with storage_errors(self.home):
+            self.home.mkdir(parents=True, exist_ok=True)
+            try:
+                self._lock.acquire(timeout=0)
+            except Timeout:
+                self.emit(Note("models", "another yue is fetching models; waiting for it"))
+                self._lock.acquire()
+        try:
+            yield
+        except KeyboardInterrupt as error:
+            raise Interrupted("what was downloaded is kept. The same command goes on.") from error
+        finally:
+            self._lock.release()
+
+
+def folder_bytes(folder: Path) -> int:
+    """Add up the files below a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _folder(name: str, part: str) -> Path | None:
+    """Read a name as a folder of the user's own, if there is one."""
+    root = Path(name).expanduser()
+    path = root / part if (root / part).is_dir() else root
+    return path if path.exists() else None
+
+
+def _stub(path: Path, source: Source | None) -> CheckpointError:
+    remedy = f"`{source.command}` fetches it without git-lfs" if source else "fetch the file itself"
+    return CheckpointError(f"{path}: a git-lfs stub of {path.stat().st_size} bytes, not the model. {remedy}.")
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:.1f} GB"

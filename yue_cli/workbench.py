@@ -2,7 +2,7 @@
 
 import gc
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,29 +10,35 @@ from typing import Any
 import numpy as np
 import torch
 
-from yue_cli import engines, machine, plan, toy, weights
+from yue_cli import engines, machine, plan, toy
 from yue_cli.artifacts import TRACKS, Manifest, Tokens, describe_files, storable, write_tokens
 from yue_cli.engines.base import Engine
 from yue_cli.errors import ArtifactError, CheckpointError
 from yue_cli.events import Emit, Note
 from yue_cli.project import Project
 from yue_cli.settings import flatten
-from yue_cli.weights import ModelFolder
+from yue_cli.weights import Library, Maker, ModelFolder
 
 TITLES = {"stage1": "stage 1", "stage2": "stage 2", "audio": "decode"}
-MAKERS: dict[str, weights.Maker] = {"toy": toy.make}
+MAKERS: dict[str, Maker] = {"toy": toy.make}
 
 
 class Workbench:
     """One song's folder, what is wanted of it, and the device it is made on."""
 
     def __init__(
-        self, project: Project, request: plan.Request, home: Path, emit: Emit, detail: Callable[[str, str], None]
+        self,
+        project: Project,
+        request: plan.Request,
+        home: Path,
+        emit: Emit,
+        detail: Callable[[str, str], None],
+        offline: bool = False,
     ) -> None:
         self.project = project
         self.request = request
         self.settings = request.settings
-        self.home = home
+        self.library = Library(home, MAKERS, emit, offline)
         self.emit = emit
         self.detail = detail  # what only a curious user wants to know: topic, text
         self.kept = "what was finished is kept. The same command goes on."  # what an interrupted run may rely on
@@ -41,9 +47,17 @@ class Workbench:
 
     def model(self, stage: str) -> ModelFolder:
         """Find the folder of a stage's model. Raises CheckpointError."""
+        return self.library.locate(*self._asked(stage))
+
+    def fetch_models(self, stages: Iterable[str]) -> None:
+        """Fetch the models of these stages that are not here. Raises CheckpointError, DownloadError, StorageError."""
+        self.library.fetch([self._asked(stage) for stage in stages])
+
+    def _asked(self, stage: str) -> tuple[str | None, str]:
+        """Tell which model a stage asks for, and of which part."""
         name = flatten(self.settings)[plan.MODEL_KEYS[stage]]
         assert name is None or isinstance(name, str)
-        return weights.locate(name, "codec" if stage == "audio" else stage, self.home, MAKERS)
+        return name, "codec" if stage == "audio" else stage
 
     def describe(self, model: ModelFolder) -> engines.ModelFacts:
         """Read a language model's sizes without loading it. Raises CheckpointError, EngineError."""

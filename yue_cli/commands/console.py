@@ -129,9 +129,11 @@ def describe_progress(event: Progress, done: int, elapsed_s: float) -> str:
     parts = [event.label] if event.label else []
     if event.music_s is not None:
         parts.append(f"{event.music_s:.1f} s of music")
+    if event.unit == "bytes":
+        parts.append(f"{event.done / 1e9:.1f} of {gigabytes(event.total)}")
     if done > 0 and elapsed_s > 0.5:
         rate = done / elapsed_s
-        parts.append(f"{rate:.0f} {short_unit(event.unit)}/s")
+        parts.append(_speed(rate, event.unit))
         parts.append(f"about {duration((event.total - event.done) / rate)} left")
     return " · ".join(parts)
 
@@ -141,10 +143,15 @@ def describe_finished(event: Finished) -> str:
     parts = [event.label] if event.label else []
     if event.music_s is not None:
         parts.append(f"{event.music_s:.1f} s of music")
-    parts.append(f"{event.done:,} {event.unit} in {duration(event.seconds)}")
+    amount = gigabytes(event.done) if event.unit == "bytes" else f"{event.done:,} {event.unit}"
+    parts.append(f"{amount} in {duration(event.seconds)}")
     if event.seconds > 0:
-        parts.append(f"{event.done / event.seconds:.0f} {short_unit(event.unit)}/s")
+        parts.append(_speed(event.done / event.seconds, event.unit))
     return " · ".join(parts)
+
+
+def _speed(rate: float, unit: str) -> str:
+    return f"{rate / 1e6:.0f} MB/s" if unit == "bytes" else f"{rate:.0f} {short_unit(unit)}/s"
 
 
 def short_unit(unit: str) -> str:

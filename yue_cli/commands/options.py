@@ -28,7 +28,14 @@ Assignments = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="One setting, such as stage1.temperature=0.9; may be repeated."),
 ]
-Model = Annotated[str | None, typer.Option("--model", metavar="M", help="The model of this stage: a folder or a name.")]
+Model = Annotated[
+    str | None, typer.Option("--model", metavar="M", help="This stage's model: a name (yue models), hub id or folder.")
+]
+Offline = Annotated[bool, typer.Option("--offline", help="Fetch nothing: use only models that are on this machine.")]
+Language = Annotated[
+    str | None,
+    typer.Option("--language", metavar="NAME", help="Language of the lyrics, to choose the model: en, zh or jp-kr."),
+]
 Format = Annotated[str | None, typer.Option("--format", metavar="NAME", help="wav, flac, ogg or mp3.")]
 Force = Annotated[bool, typer.Option("--force", help="Make anew what is current; the old is kept in history/.")]
 Device = Annotated[str | None, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N.")]

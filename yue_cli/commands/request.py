@@ -7,10 +7,10 @@ from pathlib import Path
 
 import platformdirs
 
-from yue_cli import plan, presets, song
+from yue_cli import models, plan, presets, song
 from yue_cli.commands.console import Console, answer, answer_json, clock, counted, duration, gigabytes
 from yue_cli.commands.texts import read_genre, read_lyrics
-from yue_cli.errors import LyricsError, StorageError, YueError
+from yue_cli.errors import LyricsError, SettingsError, StorageError, YueError
 from yue_cli.events import Warned
 from yue_cli.lyrics import parse_genre, read_text
 from yue_cli.project import STAGES, Project
@@ -32,6 +32,8 @@ class Request:
     from_segment: int | None = None
     force: bool = False
     dry_run: bool = False
+    offline: bool = False
+    language: str | None = None
     json: bool = False
     quiet: bool = False
     verbose: bool = False
@@ -42,9 +44,15 @@ class Request:
         given = parse_assignments(self.assignments) | {
             key: value for key, value in self.flags.items() if value is not None
         }
+        if self.language is not None:
+            if self.language not in models.LANGUAGES:
+                raise SettingsError(f"--language {self.language}: expected one of {', '.join(models.LANGUAGES)}.")
+            if "stage1.model" in given:
+                raise SettingsError("--language chooses the stage-1 model, which is named already; give one of both.")
+            given["stage1.model"] = models.choose_stage1(self.language, has_reference=False)
         for key in plan.MODEL_KEYS.values():
             name = given.get(key)
-            if isinstance(name, str) and ("/" in name or "\\" in name):
+            if isinstance(name, str) and ("/" in name or "\\" in name) and not _is_hub_id(name):
                 # An absolute path, so that the song can be taken up again from another folder.
                 given[key] = str(Path(name).expanduser().resolve())
         return given
@@ -64,8 +72,13 @@ class Request:
         return settings.seed
 
 
+def _is_hub_id(name: str) -> bool:
+    """Tell `owner/model` from a folder: what is there is a folder."""
+    return models.find_source(name) is not None and not Path(name).expanduser().exists()
+
+
 def home() -> Path:
-    """Tell where models lie and the toy is kept: `YUE_HOME`, or the user's cache folder."""
+    """Tell where the converted codec and the toy are kept: `YUE_HOME`, or the user's cache folder."""
     return Path(os.environ.get("YUE_HOME") or platformdirs.user_cache_path("yue"))
 
 
@@ -102,6 +115,7 @@ def fulfil(request: Request) -> None:
         console.line("preset", f"{shown.name} · {shown.description}" if shown.description else shown.name)
     if "stage1" in request.stages:
         _tell_lyrics(console, wanted, lyrics_name)
+        _tell_misfits(console, wanted)
     for key, value in flatten(wanted.settings).items():
         if key in sources:
             console.detail("setting", f"{key} = {value} · {sources[key]}")
@@ -114,7 +128,7 @@ def fulfil(request: Request) -> None:
         from yue_cli.pipeline import Pipeline, Workbench  # loads torch
 
         with console.watching():
-            pipeline = Pipeline(Workbench(project, wanted, home(), console.emit, console.detail))
+            pipeline = Pipeline(Workbench(project, wanted, home(), console.emit, console.detail, request.offline))
             result = pipeline.run(request.stages, request.force, request.from_segment, new_seed)
     for remark in result.remarks:
         console.line("note", remark)
@@ -176,6 +190,15 @@ def _tell_lyrics(console: Console, wanted: plan.Request, name: str) -> None:
     console.line("lyrics", f"{name} · {shown} · {counted(words, 'word')} · about {duration(seconds)}")
     for warning in wanted.lyrics.warnings:
         console.emit(Warned(warning.text))
+
+
+def _tell_misfits(console: Console, wanted: plan.Request) -> None:
+    """Warn of a stage-1 model that was made for another language."""
+    if wanted.lyrics is not None:
+        name = wanted.settings.stage1.model or models.DEFAULTS["stage1"]
+        texts = [section.text for section in wanted.lyrics.sections[: wanted.segments]]
+        for remark in models.remarks(name, texts, has_reference=False):
+            console.emit(Warned(remark))
 
 
 def _tell_plan(request: Request, console: Console, project: Project, wanted: plan.Request) -> None:
