@@ -80,6 +80,12 @@ def audio_seconds(path: Path) -> float:
         return float(file.frames / file.samplerate)
 
 
+def writable_formats() -> tuple[str, dict[str, bool]]:
+    """Tell the version of the installed libsndfile, and which of our formats it can write."""
+    there = soundfile.available_formats()
+    return soundfile.__libsndfile_version__, {name: container in there for name, (container, _) in FORMATS.items()}
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
     """Open a sound file for reading; what goes wrong meanwhile is told, too."""

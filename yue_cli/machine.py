@@ -3,8 +3,10 @@
 import os
 import platform
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,16 @@ except ImportError:  # Windows
 
 _WORTH_THREADS = 50 * 10**6  # bytes of weights: below, one thread is as fast as two
 _CAREFUL_GUESS = 4 * 2**30  # bytes, where a system does not tell what is free
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU as PyTorch sees it; sizes in bytes."""
+
+    name: str
+    free: int
+    total: int
+    capability: tuple[int, int]  # compute capability
 
 
 def choose_device(name: str) -> torch.device:
@@ -61,6 +73,30 @@ def free_bytes(device: torch.device) -> int:
         if hasattr(os, "sysconf"):
             return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
         return _CAREFUL_GUESS
+
+
+def gpus() -> tuple[list[Gpu], str]:
+    """List the GPUs that PyTorch sees, and what it says when it cannot see them."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    try:
+        found = [
+            Gpu(
+                torch.cuda.get_device_name(index),
+                *torch.cuda.mem_get_info(index),
+                torch.cuda.get_device_capability(index),
+            )
+            for index in range(count)
+        ]
+    except RuntimeError as error:  # a GPU in exclusive use, or broken
+        return [], str(error).splitlines()[0]
+    return found, " ".join(str(warning.message).splitlines()[0] for warning in said)
+
+
+def cuda_build() -> tuple[str | None, list[str]]:
+    """Tell for which CUDA this PyTorch was built, None for the CPU alone, and for which kinds of GPU (`sm_90`)."""
+    return torch.version.cuda, torch.cuda.get_arch_list() if torch.cuda.is_available() else []
 
 
 @contextmanager

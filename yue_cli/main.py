@@ -10,7 +10,20 @@ import typer
 from typer.exceptions import TyperException
 
 from yue_cli import __version__
-from yue_cli.commands import console, decode, demo, import_, lyrics, models, presets, run, stage1, stage2, status
+from yue_cli.commands import (
+    console,
+    decode,
+    demo,
+    doctor,
+    import_,
+    lyrics,
+    models,
+    presets,
+    run,
+    stage1,
+    stage2,
+    status,
+)
 from yue_cli.errors import YueError
 
 app = typer.Typer(
@@ -37,7 +50,7 @@ def _stoppable(command: Callable[..., None]) -> Callable[..., None]:
     return call
 
 
-for module in (run, stage1, stage2, decode, demo, lyrics, status, presets, import_):
+for module in (run, stage1, stage2, decode, demo, lyrics, status, presets, doctor, import_):
     name = module.__name__.rpartition(".")[2]
     app.command(name.rstrip("_"))(_stoppable(getattr(module, name)))
 
