@@ -3,7 +3,7 @@
 import hashlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,7 +16,7 @@ LARGE = 1000  # bytes from which a file is served as git-lfs files are: with its
 class Repository:
     """Files by path, at one commit, which is what every known revision names."""
 
-    files: dict[str, bytes]
+    files: dict[str, bytes] = field(repr=False)
     revisions: tuple[str, ...] = ("main",)
     commit: str = "c" * 40
     false_digests: dict[str, str] = field(default_factory=dict)  # what the hub claims, where it errs
@@ -29,8 +29,9 @@ class StandIn:
     """What is served, how it fails, and what was asked."""
 
     endpoint: str = ""
-    repositories: dict[str, Repository] = field(default_factory=dict)
+    repositories: dict[str, Repository] = field(default_factory=dict, repr=False)
     cuts: list[int] = field(default_factory=list)  # the next bodies end after so many bytes
+    halfway: Callable[[], None] | None = None  # called in the middle of the next body, which ends there
     refuse: int | None = None  # a status that answers everything
     asked: list[str] = field(default_factory=list)  # method and path
     sent: int = 0  # bytes of large files' bodies
@@ -144,12 +145,19 @@ def _handler(stand_in: StandIn) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             if self.command == "HEAD":
                 return
+            halfway, stand_in.halfway = (
+                (stand_in.halfway, None) if self.path.startswith("/cdn/") else (None, stand_in.halfway)
+            )
+            if halfway is not None:
+                cut = len(body) // 2
             sent = body if cut is None else body[:cut]
             self.wfile.write(sent)
             if self.path.startswith("/cdn/"):
                 stand_in.sent += len(sent)
             if cut is not None:
                 self.wfile.flush()
+                if halfway is not None:
+                    halfway()
                 self.close_connection = True
 
     return Handler
