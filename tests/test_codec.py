@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import small_codec
-from xcodec_mini_infer import CodecError
+from xcodec_mini_infer import CodecError, acoustic
 from xcodec_mini_infer.acoustic import Decoder, Snake
 from xcodec_mini_infer.codec import Codec, CodecConfig
 from xcodec_mini_infer.precision import full_precision
@@ -39,6 +39,18 @@ def test_ten_frames_of_context_are_exactly_enough(codec: Codec) -> None:
     for left, right in ((9, 10), (10, 9)):
         less = doubled.decode_embedding(embedding[..., 15 - left : 20 + right], left, right)
         assert (less - whole).abs().max() > 1e-9
+
+
+@pytest.mark.parametrize("piece_frames", [1, 7, 39])
+def test_pieces_of_the_last_layers_do_not_show(
+    codec: Codec, piece_frames: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embedding = codec.embed(small_codec.random_codes(1, 8, 40))
+    monkeypatch.setattr(acoustic, "_PIECE_FRAMES", 40)
+    whole = codec.decode_embedding(embedding)
+    monkeypatch.setattr(acoustic, "_PIECE_FRAMES", piece_frames)
+    error = (codec.decode_embedding(embedding) - whole).abs().max()
+    assert error <= CHUNKED * whole.abs().max()
 
 
 def test_each_layer_keeps_only_the_context_it_needs() -> None:

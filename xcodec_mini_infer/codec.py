@@ -10,7 +10,7 @@ from xcodec_mini_infer.context import chunks
 from xcodec_mini_infer.precision import full_precision
 from xcodec_mini_infer.quantizer import Quantizer
 
-CHUNK_FRAMES = 80  # on a CPU, fewer spend more time on context, and more do not stay in the cache
+CHUNK_FRAMES = 200  # fewer spend more time on context, more take more memory
 
 
 @dataclass(frozen=True)
