@@ -12,8 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from yue_cli.resources import resource
+
 COMMAND = ["run", "song", "--preset", "demo", "--genre", "slow folk", "--lyrics", "lyrics.txt", "--seed", "7", "-q"]
 COMMAND += ["--set", "stage1.min_new_tokens=60", "--set", "stage1.max_new_tokens=60", "--set", "execution.rows=2"]
+SOUNDS = [str(resource(f"prompt_egs/{name}.ogg")) for name in ("vocal", "instrumental")]
+FOLLOW = ["--vocal", SOUNDS[0], "--instrumental", SOUNDS[1]]
 LYRICS = "[verse]\nOne small light in the rain\n\n[chorus]\nCome home again\n"
 
 # Runs the real command and kills itself: before the N-th operation on a file of the song, or after some seconds.
@@ -59,11 +63,13 @@ class Songs:
         self.driver.write_text(DRIVER)
         self.environment = os.environ | {"YUE_HOME": str(root / "home")}
 
-    def run(self, name: str, mode: str = "never", limit: float = 0) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, name: str, mode: str = "never", limit: float = 0, more: list[str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         folder = self.root / name
         folder.mkdir(exist_ok=True)
         (folder / "lyrics.txt").write_text(LYRICS)
-        command = [sys.executable, str(self.driver), mode, str(limit), *COMMAND]
+        command = [sys.executable, str(self.driver), mode, str(limit), *COMMAND, *(more or [])]
         return subprocess.run(command, cwd=folder, env=self.environment, capture_output=True, text=True, timeout=120)
 
     def contents(self, name: str) -> dict[str, object]:
@@ -99,7 +105,7 @@ def undisturbed(songs):
 
 
 def assert_same_song(songs, name, contents):
-    result = songs.run(name)
+    result = songs.run(name)  # a reference is asked for no more: it is stored with the song
     assert result.returncode == 0, result.stderr
     found = songs.contents(name)
     assert found.keys() == contents.keys()
@@ -134,3 +140,23 @@ def test_killed_again_and_again_while_it_works(songs, undisturbed):
         deaths += songs.run("again-and-again", "seconds", fraction * seconds).returncode == -signal.SIGKILL
     assert deaths >= 2
     assert_same_song(songs, "again-and-again", contents)
+
+
+@pytest.mark.slow
+def test_killed_while_reference_audio_is_encoded(songs, undisturbed):
+    result = songs.run("followed", more=FOLLOW)
+    assert result.returncode == 0, result.stderr
+    expected = songs.contents("followed")
+    assert expected["stage1/vocal.npy"] != undisturbed[0]["stage1/vocal.npy"]
+    operations = result.stdout.split("operations:")[1].split()
+    points = [number for number, path in enumerate(operations, start=1) if "reference" in path]
+    assert len(points) >= 8, operations
+
+    def kill_and_resume(point):
+        name = f"followed-{point}"
+        killed = songs.run(name, "operation", point, more=FOLLOW)
+        assert killed.returncode == -signal.SIGKILL, f"not killed at operation {point}: {killed.stderr}"
+        assert_same_song(songs, name, expected)
+
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        list(pool.map(kill_and_resume, points[:: max(1, len(points) // 8)]))

@@ -6,8 +6,9 @@ import pytest
 
 from tests.library import make_stage, tokens
 from yue_cli.artifacts import write_tokens
+from yue_cli.audio_prompt import AudioPrompt
 from yue_cli.errors import LyricsError
-from yue_cli.plan import Request, read_request, recipe, states, to_do, try_request
+from yue_cli.plan import Request, read_request, recipe, states, to_do, try_request, with_reference
 from yue_cli.project import STAGES, Project, StageState
 from yue_cli.settings import KEYS, RULES, Layer, Settings, combine, flatten, is_execution, resolve
 from yue_cli.song import Song
@@ -221,3 +222,51 @@ def test_a_forced_stage_that_is_unfinished_goes_on():
 def test_states_look_at_nothing_but_the_folder(project):
     unknown = Request(Song(), settings())
     assert seen(project, unknown) == ["current"] * 3, "what is not known is not compared"
+
+
+# References
+
+
+def followed(path=None, **changes) -> Song:
+    """The song with reference audio; without a path, with codes that somebody put there."""
+    return replace(SONG, reference=AudioPrompt(audio=path and str(path), **changes))
+
+
+@pytest.fixture
+def sound(tmp_path):
+    path = tmp_path / "voice.wav"
+    path.write_bytes(b"sound")
+    return path
+
+
+def test_a_reference_comes_before_stage_1_alone():
+    assert with_reference(STAGES, SONG) == STAGES
+    assert with_reference(STAGES, followed()) == ("reference", *STAGES)
+    assert with_reference(("stage1",), followed()) == ("reference", "stage1")
+    assert with_reference(("stage2",), followed()) == ("stage2",)
+
+
+def test_seconds_shape_stage_1_and_a_crop_the_reference(sound):
+    plain, later = request(followed(sound)), request(followed(sound, start=2.0))
+    assert recipe(plain, "reference") == recipe(later, "reference")
+    assert (recipe(plain, "stage1")["reference"], recipe(later, "stage1")["reference"]) == ("0–30 s", "2–32 s")
+    assert "reference" not in recipe(request(), "stage1")
+    cropped = request(followed(sound, start=2.0, crop=True))
+    assert recipe(cropped, "reference")["crop"] == "2–32 s"
+    assert recipe(cropped, "stage2") == recipe(plain, "stage2")
+
+
+def test_sound_is_known_by_its_content_and_may_be_gone(sound):
+    before = recipe(request(followed(sound)), "reference")
+    moved = sound.rename(sound.with_name("moved.wav"))
+    assert recipe(request(followed(sound)), "reference")["audio"] is None, "not known, so not compared"
+    assert recipe(request(followed(moved)), "reference") == before
+    moved.write_bytes(b"other sound")
+    assert recipe(request(followed(moved)), "reference") != before
+
+
+def test_finished_tokens_of_others_need_no_reference(tmp_path, sound):
+    project = Project(tmp_path)
+    project.folder("stage2").mkdir()
+    write_tokens(project.folder("stage2"), tokens("stage2"))
+    assert [stage for stage, _ in done(project, request(followed(sound)), ("reference", *STAGES))] == ["audio"]

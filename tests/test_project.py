@@ -545,3 +545,24 @@ def test_damaged_facts_about_batches_are_told(project, text):
     (project.folder("stage2") / "batches" / "batches.json").write_text(text)
     with pytest.raises(ArtifactError, match=r"batches\.json: "):
         project.batches("key")
+
+
+# The codes of reference audio
+
+
+def test_a_reference_of_one_track_is_hashed_as_such(project):
+    assert project.hashes("reference") is None
+    folder = project.begin("reference", {"vocal.npy": b"codes"})
+    assert project.hashes("reference").keys() == {"reference/vocal.npy"}
+    (folder / "instrumental.npy").write_bytes(b"codes")
+    assert project.hashes("reference").keys() == {"reference/vocal.npy", "reference/instrumental.npy"}
+
+
+def test_a_reference_that_was_whole_takes_its_place_after_a_kill(project):
+    ready = project.root / ".reference.new"
+    ready.mkdir(parents=True)
+    (ready / "vocal.npy").write_bytes(b"new codes")
+    (project.root / ".reference.building").mkdir()
+    with project.locked():
+        assert (project.folder("reference") / "vocal.npy").read_bytes() == b"new codes"
+    assert not list(project.root.glob(".reference*"))

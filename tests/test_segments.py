@@ -74,7 +74,14 @@ def test_what_shapes_every_segment_keeps_none_when_it_changes(now):
 
 
 @pytest.mark.parametrize(
-    "now", [keys(segments=9), keys(lyrics="another"), keys(genre="another"), keys(seed="7, 9 from segment 3")]
+    "now",
+    [
+        keys(segments=9),
+        keys(lyrics="another"),
+        keys(genre="another"),
+        keys(reference="2–32 s"),
+        keys(seed="7, 9 from segment 3"),
+    ],
 )
 def test_what_is_in_the_recipe_twice_or_concerns_other_segments_keeps_all(now):
     assert kept(now) == 3

@@ -4,6 +4,7 @@ import pytest
 
 from tests.folders import contents
 from yue_cli import song as songs
+from yue_cli.audio_prompt import AudioPrompt
 from yue_cli.errors import ArtifactError, SettingsError
 from yue_cli.presets import Preset
 from yue_cli.song import SEEDS, SONG_FILE, Song, read_song, settle, write_song
@@ -218,3 +219,32 @@ def test_a_song_file_of_another_kind_is_never_guessed_at(tmp_path, text, said):
         read_song(tmp_path)
     assert str(refused.value).startswith(f"{path}: {said}")
     assert "\n" not in str(refused.value)
+
+
+# Reference audio
+
+
+def test_reference_audio_is_stored_and_read_back(tmp_path):
+    asked = Song(seed=3, reference=AudioPrompt(vocal="/v.ogg", instrumental="/i.ogg", start=2.5, end=9.0, crop=True))
+    write_song(tmp_path, asked)
+    assert read_song(tmp_path) == asked
+    assert (
+        "  vocal: /v.ogg\n  instrumental: /i.ogg\n  start: 2.5\n  end: 9.0\n  crop: true\n"
+        in (tmp_path / SONG_FILE).read_text()
+    )
+
+
+def test_codes_that_lie_there_are_no_request(tmp_path):
+    write_song(tmp_path, Song(seed=3, reference=AudioPrompt()))
+    assert "reference" not in (tmp_path / SONG_FILE).read_text()
+
+
+def test_a_wrong_reference_is_named_with_its_file(tmp_path):
+    write_song(tmp_path, Song(seed=3, reference=AudioPrompt(audio="/a.ogg")))
+    path = tmp_path / SONG_FILE
+    path.write_text(path.read_text().replace("audio:", "sound:"))
+    with pytest.raises(ArtifactError) as error:
+        read_song(tmp_path)
+    assert str(error.value) == (
+        f"{path}: unknown key `reference.sound`; known: start, end, crop, audio, vocal, instrumental."
+    )

@@ -15,6 +15,7 @@ from yue_cli.commands import (
     decode,
     demo,
     doctor,
+    encode,
     import_,
     lyrics,
     models,
@@ -50,7 +51,7 @@ def _stoppable(command: Callable[..., None]) -> Callable[..., None]:
     return call
 
 
-for module in (run, stage1, stage2, decode, demo, lyrics, status, presets, doctor, import_):
+for module in (run, encode, stage1, stage2, decode, demo, lyrics, status, presets, doctor, import_):
     name = module.__name__.rpartition(".")[2]
     app.command(name.rstrip("_"))(_stoppable(getattr(module, name)))
 

@@ -8,19 +8,68 @@ from dataclasses import replace
 
 import numpy as np
 
-from yue_cli import engines, machine, mixing, plan, prompt, segments
-from yue_cli.artifacts import TRACKS, read_tokens, sha256_json
-from yue_cli.audio_files import write_audio
+from yue_cli import audio_prompt, engines, machine, mixing, plan, prompt, segments
+from yue_cli.artifacts import TRACKS, encode_array, read_tokens, read_track, sha256_json
+from yue_cli.audio_files import read_audio, write_audio
 from yue_cli.engines.base import Engine
+from yue_cli.events import Warned
 from yue_cli.project import SegmentRecord, StageState
 from yue_cli.settings import Stage1Settings
-from yue_cli.stages import decode, stage1, stage2
+from yue_cli.stages import decode, reference, stage1, stage2
 from yue_cli.tokenizer import TOKENIZER_FILE, Tokenizer
-from yue_cli.vocab import CODEBOOKS, WINDOW_FRAMES, Vocabulary
+from yue_cli.vocab import CODEBOOKS, FRAME_RATE, WINDOW_FRAMES, Vocabulary
 from yue_cli.workbench import Workbench, check_vocabulary
 
 SOUNDS = ("mix", *TRACKS)
 CREDIT = "AI-generated with YuE by HKUST/M-A-P"
+HOW_TO_SPLIT = "split the mix with audio-separator, then --vocal and --instrumental"
+
+
+def make_reference(bench: Workbench) -> None:
+    asked = bench.request.song.reference
+    assert asked is not None
+    model, sources = bench.model("reference"), asked.sources
+    sounds = {track: read_audio(path) for track, path in sources.items()}
+    if len(sources) == 1:
+        bench.note("reference", f"one track; with voice and band apart a song follows more closely: {HOW_TO_SPLIT}")
+    if asked.crop:
+        bench.note("reference", f"{asked.excerpt} alone: other codes than those of the same seconds in the whole sound")
+    began = time.perf_counter()
+    encoder = reference.open_encoder(model.path, bench.device)
+    with machine.threads_for(sum(weight.nbytes for weight in encoder.parameters())):
+        crop = (asked.start, asked.end_s) if asked.crop else None
+        codes = reference.encode(encoder, sounds, crop, bench.emit)
+    del encoder
+    bench.free_memory()
+    bench.project.begin("reference", {f"{track}.npy": encode_array(values) for track, values in codes.items()})
+    bench.finish(
+        "reference",
+        [f"{track}.npy" for track in codes],
+        model=model,
+        inputs={},
+        music_s=codes["vocal"].shape[1] / FRAME_RATE,
+        seconds=time.perf_counter() - began,
+        texts={
+            "mode": "dual" if len(sources) == 2 else "single",
+            "excerpt": asked.excerpt,
+            **{track: str(path) for track, path in sources.items()},
+        },
+    )
+
+
+def read_reference(bench: Workbench) -> prompt.Reference | None:
+    """Read the codes of the audio prompt, if the song has one. Raises ArtifactError, AudioError."""
+    asked, folder = bench.request.song.reference, bench.project.folder("reference")
+    if asked is None:
+        return None
+    remedy = bench.remedy("reference")
+    vocal, second = read_track(folder / "vocal.npy", 1, remedy), folder / "instrumental.npy"
+    instrumental = read_track(second, 1, remedy) if second.exists() else None
+    seconds = min(track.shape[1] for track in (vocal, instrumental) if track is not None) / FRAME_RATE
+    if asked.crop:
+        return prompt.Reference(vocal, instrumental, 0.0, seconds)
+    audio_prompt.check_length(asked, str(folder), seconds)
+    return prompt.Reference(vocal, instrumental, asked.start, asked.end_s)
 
 
 def make_stage1(bench: Workbench, state: StageState, from_segment: int | None) -> None:
@@ -31,8 +80,12 @@ def make_stage1(bench: Workbench, state: StageState, from_segment: int | None) -
     settings = replace(bench.settings.stage1, context=min(bench.settings.stage1.context, facts.max_length))
     assert settings.on_overflow is not None
     tokenizer = Tokenizer(model.path / TOKENIZER_FILE, vocabulary)
-    prompts = prompt.build(tokenizer, vocabulary, asked.genre, lyrics.sections, bench.settings.rules)
-    check_vocabulary(np.concatenate([prompts.head, *prompts.segments]), facts.vocabulary_size, model)
+    audio = read_reference(bench)
+    prompts = prompt.build(tokenizer, vocabulary, asked.genre, lyrics.sections, bench.settings.rules, audio)
+    for warning in prompts.warnings:
+        bench.emit(Warned(warning))
+    ids = np.concatenate([prompts.head, prompts.reference, *prompts.segments])
+    check_vocabulary(ids, facts.vocabulary_size, model)
     prompt.check_fits(prompts, settings.context, settings.max_new_tokens, settings.on_overflow, wanted)
 
     keys = segments.SegmentKeys(prompts, asked, plan.recipe(bench.request, "stage1"))
@@ -67,7 +120,7 @@ def make_stage1(bench: Workbench, state: StageState, from_segment: int | None) -
         "stage1",
         tokens,
         model=model,
-        inputs={},
+        inputs=bench.project.hashes("reference") or {} if audio else {},
         seconds=seconds,
         texts={"lyrics": asked.lyrics or "", "genre": asked.genre},
         truncated=[record.number for record in records if record.truncated],

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from yue_cli import machine, making, plan, segments, song
+from yue_cli import audio_prompt, machine, making, plan, segments, song
 from yue_cli.artifacts import Manifest
-from yue_cli.errors import Interrupted, LyricsError
+from yue_cli.errors import AudioError, Interrupted, LyricsError
 from yue_cli.project import StageState
 from yue_cli.song import Song
 from yue_cli.vocab import FRAME_RATE
@@ -76,12 +76,16 @@ class Pipeline:
         """
         began = time.perf_counter()
         asked, goes_on = self._ask_anew(wanted, force, from_segment, new_seed)
+        wanted = plan.with_reference(wanted, asked)
         states = plan.states(self.project, replace(self.request, song=asked))
         todo = {state.stage: state for state in plan.to_do(states, wanted)}
         if from_segment is not None and not goes_on:
-            todo["stage1"] = replace(states[0], state="stale", why=f"from segment {from_segment}")
+            before = next(state for state in states if state.stage == "stage1")
+            todo["stage1"] = replace(before, state="stale", why=f"from segment {from_segment}")
         if "stage1" in todo:
             self._check_stage1(None if goes_on else from_segment)
+        if "reference" in todo:
+            self._check_reference(asked)
         # The request, seed included, is on disk before anything loads. What cannot be done at all is not stored.
         self._store(asked)
         self._check_models(todo)
@@ -91,7 +95,9 @@ class Pipeline:
         try:
             for stage, state in todo.items():
                 self._tell_redo(state)
-                if stage == "stage1":
+                if stage == "reference":
+                    making.make_reference(self.bench)
+                elif stage == "stage1":
                     making.make_stage1(self.bench, state, None if goes_on else from_segment)
                 elif stage == "stage2":
                     making.make_stage2(self.bench, state)
@@ -133,6 +139,15 @@ class Pipeline:
         if from_segment is not None:
             segments.check_start(from_segment, self.project.segments(), wanted)
 
+    def _check_reference(self, asked: Song) -> None:
+        """Find out whether the sound of the audio prompt is there and long enough. Raises AudioError."""
+        if asked.reference is None or not asked.reference.sources:
+            raise AudioError(
+                f"{self.project.folder('reference')}: its codes are not whole, and where their sound lies is not "
+                f"known: give {audio_prompt.FLAGS}."
+            )
+        audio_prompt.check_files(asked.reference)
+
     def _check_models(self, stages: Iterable[str]) -> None:
         """Look at every model that will be needed, before the first one works for minutes.
 
@@ -141,7 +156,7 @@ class Pipeline:
         self.bench.fetch_models(stages)
         for stage in stages:
             model = self.bench.model(stage)
-            if stage != "audio":
+            if stage in ("stage1", "stage2"):
                 self.bench.describe(model)
 
     def _store(self, asked: Song) -> None:

@@ -30,6 +30,7 @@ from yue_cli.atomic import TEMPORARY_PREFIX, storage_errors, sync_folder, write_
 from yue_cli.errors import ArtifactError, ProjectInUseError, StorageError
 
 STAGES = ("stage1", "stage2", "audio")
+FOLDERS = ("reference", *STAGES)  # a song has the first only where there is an audio prompt
 SEGMENT_FORMAT, SEGMENT_VERSION = "yue-segment", 1
 BATCHES_FORMAT, BATCHES_VERSION = "yue-batches", 1
 ORIGIN_FILE = "origin.json"  # beside tokens that were taken from another program
@@ -129,8 +130,13 @@ class Project:
         return any(path.is_file() for path in self.folder(stage).rglob("*"))
 
     def hashes(self, stage: str) -> dict[str, str] | None:
-        """Hash a token stage's tracks as the next stage's inputs; None if one is missing."""
+        """Hash a token stage's tracks as the next stage's inputs; None if one is missing.
+
+        A reference may have one track, the vocal.
+        """
         paths = [self.folder(stage) / f"{track}.npy" for track in TRACKS]
+        if stage == "reference" and not paths[1].exists():
+            paths = paths[:1]
         if not all(path.exists() for path in paths):
             return None
         return {f"{stage}/{path.name}": sha256_file(path) for path in paths}
@@ -268,7 +274,7 @@ class Project:
 
     def _recover(self) -> None:
         """Finish or undo what a killed run was doing: folders being replaced, half-written files."""
-        for stage in STAGES:
+        for stage in FOLDERS:
             folder = self.folder(stage)
             if self._ready(stage).exists():
                 self._put_in_place(stage)
@@ -314,7 +320,7 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         before, now = old.get(key), new.get(key)
         if before == now or (key in new and now is None):
             continue
-        if key in ("lyrics", "genre", "reference"):
+        if key in ("lyrics", "genre", "audio", "reference"):
             words.append(f"the {key} changed")
         else:
             words.append(f"{key} was {_show(before)}, now {_show(now)}")

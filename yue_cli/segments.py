@@ -24,8 +24,8 @@ class SegmentKeys:
 
     def key(self, number: int, earlier: Sequence[np.ndarray]) -> str:
         """Name segment `number` (from 1) that follows `earlier` ids."""
-        # Texts are in head and prompt; how many segments follow does not matter to this one.
-        apart = ("lyrics", "genre", "segments", "seed")
+        # Texts and audio are in head, reference and prompt; how many segments follow does not matter to this one.
+        apart = ("lyrics", "genre", "reference", "segments", "seed")
         return sha256_json(
             {
                 "head": sha256_array(self.prompts.head),

@@ -1,4 +1,4 @@
-"""What the user asked for: texts, preset, overrides and seed, as kept in `song.yaml`, `lyrics.txt` and `genre.txt`."""
+"""What the user asked for: texts, preset, overrides, seed and reference, as kept in `song.yaml` and beside it."""
 
 import secrets
 from collections.abc import Mapping
@@ -6,7 +6,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from yue_cli import audio_prompt
 from yue_cli.atomic import write_bytes
+from yue_cli.audio_prompt import AudioPrompt
 from yue_cli.errors import ArtifactError, SettingsError
 from yue_cli.presets import Preset, find
 from yue_cli.settings import Flat, Layer, Settings, combine, dump_yaml, flatten_tree, is_execution, load_yaml
@@ -15,7 +17,7 @@ SONG_FILE = "song.yaml"
 SONG_FORMAT = "yue-song"
 SONG_VERSION = 1
 SEEDS = 1_000_000  # drawn seeds are below: short enough to be read aloud
-_KEYS = {"format", "version", "preset", "overrides", "seed", "reseeded", "forced"}
+_KEYS = {"format", "version", "preset", "overrides", "seed", "reseeded", "forced", "reference"}
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Song:
     seed: int | None = None
     reseeded: Mapping[int, int] = field(default_factory=dict)  # segment → the seed from there on
     forced: tuple[str, ...] = ()  # stages that a forced run has still to make
+    reference: AudioPrompt | None = None
 
     def segment_seed(self, number: int) -> int:
         """Tell which seed segment `number` (from 1) is sung with."""
@@ -97,6 +100,8 @@ def write_song(folder: Path, song: Song) -> None:
         content_tree["reseeded"] = dict(song.reseeded)
     if song.forced:
         content_tree["forced"] = list(song.forced)
+    if song.reference is not None and (asked := song.reference.asked()):
+        content_tree["reference"] = asked
     content = dump_yaml(content_tree).encode()
     if _read_if_there(folder / SONG_FILE) != content:
         write_bytes(folder / SONG_FILE, content)
@@ -133,6 +138,7 @@ def read_song(folder: Path) -> Song:
             seed=settings.seed,
             reseeded={int(start): int(seed) for start, seed in (tree.get("reseeded") or {}).items()},
             forced=tuple(forced),
+            reference=audio_prompt.read(tree.get("reference"), path),
         )
     except (TypeError, ValueError, AttributeError) as error:
         raise ArtifactError(f"{path}: a value has the wrong form ({error}).") from error

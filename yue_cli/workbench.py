@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from yue_cli import engines, machine, plan, toy
+from yue_cli import engines, machine, models, plan, toy
 from yue_cli.artifacts import TRACKS, Manifest, Tokens, describe_files, storable, write_tokens
 from yue_cli.engines.base import Engine
 from yue_cli.errors import ArtifactError, CheckpointError
@@ -19,7 +19,7 @@ from yue_cli.project import Project
 from yue_cli.settings import flatten
 from yue_cli.weights import Library, Maker, ModelFolder
 
-TITLES = {"stage1": "stage 1", "stage2": "stage 2", "audio": "decode"}
+TITLES = {"reference": "encode", "stage1": "stage 1", "stage2": "stage 2", "audio": "decode"}
 MAKERS: dict[str, Maker] = {"toy": toy.make}
 
 
@@ -57,7 +57,9 @@ class Workbench:
         """Tell which model a stage asks for, and of which part."""
         name = flatten(self.settings)[plan.MODEL_KEYS[stage]]
         assert name is None or isinstance(name, str)
-        return name, "codec" if stage == "audio" else stage
+        if stage == "stage1" and name is None:
+            name = models.choose_stage1("en", self.request.song.reference is not None)
+        return name, "codec" if stage in ("reference", "audio") else stage
 
     def describe(self, model: ModelFolder) -> engines.ModelFacts:
         """Read a language model's sizes without loading it. Raises CheckpointError, EngineError."""
@@ -83,9 +85,13 @@ class Workbench:
         finally:
             opened.close()
             del opened
-            gc.collect()
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
+            self.free_memory()
+
+    def free_memory(self) -> None:
+        """Give back what a model took, so that the next one fits."""
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def storable(self, stage: str, vocal: np.ndarray, instrumental: np.ndarray, remedy: str) -> Tokens:
         """Turn a stage's codes into tokens. Those that cannot be stored are kept raw and refused: ArtifactError."""
@@ -119,7 +125,7 @@ class Workbench:
     ) -> None:
         """Write a stage's manifest, which completes it."""
         engine = {"device": str(self.device), "dtype": str(self.dtype).removeprefix("torch.")}
-        if stage != "audio":
+        if stage in ("stage1", "stage2"):
             engine |= {"name": self.settings.execution.engine, "rows": str(rows)}
         manifest = Manifest(
             stage=stage,
@@ -141,7 +147,8 @@ class Workbench:
     def remedy(self, stage: str) -> str:
         """Say how the tokens of a stage are made, or made anew."""
         anew = " --force" if self.project.holds(stage) else ""
-        return f"`yue {stage} {self.project.root}{anew}` makes it{' anew' if anew else ''}."
+        command = "encode" if stage == "reference" else stage
+        return f"`yue {command} {self.project.root}{anew}` makes it{' anew' if anew else ''}."
 
     def note(self, stage: str, text: str) -> None:
         """Tell one line about a stage."""

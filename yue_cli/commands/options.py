@@ -40,6 +40,28 @@ Format = Annotated[str | None, typer.Option("--format", metavar="NAME", help="wa
 Force = Annotated[bool, typer.Option("--force", help="Make anew what is current; the old is kept in history/.")]
 Device = Annotated[str | None, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N.")]
 EngineName = Annotated[str | None, typer.Option("--engine", metavar="NAME", help="auto or the name of an engine.")]
+Audio = Annotated[
+    str | None,
+    typer.Option("--audio", metavar="FILE", help="Sound that the song is to follow: wav, flac, ogg, opus or mp3."),
+]
+Vocal = Annotated[
+    str | None,
+    typer.Option(
+        "--vocal", metavar="FILE", help="Instead of --audio, the voice alone; audio-separator splits a mix in two."
+    ),
+]
+Instrumental = Annotated[
+    str | None, typer.Option("--instrumental", metavar="FILE", help="The band alone, to be given with --vocal.")
+]
+Start = Annotated[
+    float | None, typer.Option("--start", metavar="S", help="Follow the sound from this second on; the first is 0.")
+]
+End = Annotated[
+    float | None, typer.Option("--end", metavar="S", help="Follow it up to this second; if not given, for 30 s.")
+]
+Crop = Annotated[
+    bool, typer.Option("--crop", help="Encode these seconds alone, which gives other codes than the whole sound.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print errors only.")]
 Verbose = Annotated[

@@ -1,13 +1,15 @@
-"""What `run`, `stage1`, `stage2`, `decode` and `demo` share: from flags to a song."""
+"""What `run`, `encode`, `stage1`, `stage2`, `decode` and `demo` share: from flags to a song."""
 
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 
-from yue_cli import models, plan, presets, song
+from yue_cli import audio_prompt, models, plan, presets, song
+from yue_cli.audio_prompt import AudioPrompt
 from yue_cli.commands.console import Console, answer, answer_json, clock, counted, duration, gigabytes
 from yue_cli.commands.texts import read_genre, read_lyrics
 from yue_cli.errors import LyricsError, SettingsError, StorageError, YueError
@@ -29,6 +31,7 @@ class Request:
     lyrics: str | None = None
     preset: str | None = None
     assignments: list[str] = field(default_factory=list)
+    reference: Mapping[str, Any] = field(default_factory=dict)  # flags by the fields of an AudioPrompt
     from_segment: int | None = None
     force: bool = False
     dry_run: bool = False
@@ -49,7 +52,6 @@ class Request:
                 raise SettingsError(f"--language {self.language}: expected one of {', '.join(models.LANGUAGES)}.")
             if "stage1.model" in given:
                 raise SettingsError("--language chooses the stage-1 model, which is named already; give one of both.")
-            given["stage1.model"] = models.choose_stage1(self.language, has_reference=False)
         for key in plan.MODEL_KEYS.values():
             name = given.get(key)
             if isinstance(name, str) and ("/" in name or "\\" in name) and not _is_hub_id(name):
@@ -77,6 +79,14 @@ def _is_hub_id(name: str) -> bool:
     return models.find_source(name) is not None and not Path(name).expanduser().exists()
 
 
+def reference(
+    audio: str | None, vocal: str | None, instrumental: str | None, start: float | None, end: float | None, crop: bool
+) -> dict[str, Any]:
+    """Collect the flags about reference audio; --crop can only be given, not denied."""
+    flags = {"audio": audio, "vocal": vocal, "instrumental": instrumental, "start": start, "end": end}
+    return {name: value for name, value in flags.items() if value is not None} | ({"crop": True} if crop else {})
+
+
 def home() -> Path:
     """Tell where the converted codec and the toy are kept: `YUE_HOME`, or the user's cache folder."""
     return Path(os.environ.get("YUE_HOME") or platformdirs.user_cache_path("yue"))
@@ -96,17 +106,26 @@ def fulfil(request: Request) -> None:
             before = replace(before, lyrics=lyrics)
         if genre is not None:
             before = replace(before, genre=genre)
-        return song.settle(before, preset, request.values)
+        before = replace(before, reference=audio_prompt.combine(before.reference, request.reference))
+        values = request.values
+        if request.language is not None:
+            values["stage1.model"] = models.choose_stage1(request.language, before.reference is not None)
+        return song.settle(before, preset, values)
 
     def read(project: Project) -> tuple[plan.Request, dict[str, str]]:
         asked, settings, sources = settle(project)
         wanted = plan.read_request(asked, resolve(settings), lyrics_name)
         if "stage1" in request.stages:
             _need_texts(project, wanted)
+        if "reference" in request.stages and wanted.song.reference is None:
+            raise SettingsError(f"{project.root} has no reference audio yet: give {audio_prompt.FLAGS}.")
+        if request.reference and wanted.song.reference is not None:
+            audio_prompt.check_files(wanted.song.reference)
         return wanted, sources
 
     project = Project(request.folder or _choose_folder(settle))
-    if request.stages != STAGES and not request.lyrics and not project.root.is_dir():
+    begins = request.stages in (STAGES, ("reference",)) or request.lyrics
+    if not begins and not project.root.is_dir():
         raise StorageError(f"{project.root}: there is no such folder. `yue run {project.root}` makes a song there.")
     # Every mistake in words and settings is found before the folder is made or locked.
     wanted, sources = read(project)
@@ -147,7 +166,17 @@ def read_song(project: Project) -> Song:
     """Read what a folder holds of a request, its texts checked. Raises LyricsError, ArtifactError, SettingsError."""
     found = song.read_song(project.root) if project.root.is_dir() else Song()
     genre = _stored(project, "genre")
-    return replace(found, lyrics=_stored(project, "lyrics"), genre=None if genre is None else parse_genre(genre))
+    reference, codes = found.reference, project.hashes("reference")
+    if reference is None and codes:
+        reference = AudioPrompt()  # whatever they were made from
+    elif reference is not None and not reference.sources and not codes:
+        reference = None
+    return replace(
+        found,
+        lyrics=_stored(project, "lyrics"),
+        genre=None if genre is None else parse_genre(genre),
+        reference=reference,
+    )
 
 
 def _stored(project: Project, name: str) -> str | None:
@@ -193,11 +222,12 @@ def _tell_lyrics(console: Console, wanted: plan.Request, name: str) -> None:
 
 
 def _tell_misfits(console: Console, wanted: plan.Request) -> None:
-    """Warn of a stage-1 model that was made for another language."""
+    """Warn of a stage-1 model that was made for another language, or to follow a reference, or not to."""
     if wanted.lyrics is not None:
-        name = wanted.settings.stage1.model or models.DEFAULTS["stage1"]
+        has_reference = wanted.song.reference is not None
+        name = wanted.settings.stage1.model or models.choose_stage1("en", has_reference)
         texts = [section.text for section in wanted.lyrics.sections[: wanted.segments]]
-        for remark in models.remarks(name, texts, has_reference=False):
+        for remark in models.remarks(name, texts, has_reference):
             console.emit(Warned(remark))
 
 
@@ -206,18 +236,20 @@ def _tell_plan(request: Request, console: Console, project: Project, wanted: pla
     if request.force:
         wanted = replace(wanted, song=replace(wanted.song, forced=request.stages))
     states = plan.states(project, wanted)
-    todo = {state.stage: state for state in plan.to_do(states, request.stages)}
+    stages = plan.with_reference(request.stages, wanted.song)
+    todo = {state.stage: state for state in plan.to_do(states, stages)}
     rows = [
         {"name": state.stage, "state": state.state, "why": state.why, "do": state.stage in todo}
         for state in (todo.get(state.stage, state) for state in states)
-        if state.stage in request.stages
+        if state.stage in stages
     ]
     if request.json:
         answer_json({"song": str(project.root), "stages": rows, "warnings": console.warnings})
         return
+    width = 2 + max(len(stage) for stage in stages)
     for row in rows:
         why = f" ({row['why']})" if row["why"] else ""
-        answer(f"{row['name']:<8}{'would be made' if row['do'] else 'stays'}: {row['state']}{why}")
+        answer(f"{row['name']:<{width}}{'would be made' if row['do'] else 'stays'}: {row['state']}{why}")
 
 
 def _peak(peak: tuple[int, int]) -> str:

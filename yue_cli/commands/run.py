@@ -1,7 +1,7 @@
 """`yue run`: from lyrics to a song, doing what is not done yet."""
 
 from yue_cli.commands import options
-from yue_cli.commands.request import Request, fulfil
+from yue_cli.commands.request import Request, fulfil, reference
 
 
 def run(
@@ -12,6 +12,12 @@ def run(
     seed: options.Seed = None,
     preset: options.PresetName = None,
     assignments: options.Assignments = None,
+    audio: options.Audio = None,
+    vocal: options.Vocal = None,
+    instrumental: options.Instrumental = None,
+    start: options.Start = None,
+    end: options.End = None,
+    crop: options.Crop = False,
     format: options.Format = None,
     force: options.Force = False,
     dry_run: options.DryRun = False,
@@ -31,6 +37,7 @@ def run(
             lyrics=lyrics,
             preset=preset,
             assignments=assignments or [],
+            reference=reference(audio, vocal, instrumental, start, end, crop),
             flags={
                 "segments": segments,
                 "seed": seed,

@@ -1,7 +1,7 @@
 """`yue stage1`: lyrics to coarse codes."""
 
 from yue_cli.commands import options
-from yue_cli.commands.request import Request, fulfil
+from yue_cli.commands.request import Request, fulfil, reference
 
 
 def stage1(
@@ -12,6 +12,12 @@ def stage1(
     seed: options.Seed = None,
     preset: options.PresetName = None,
     assignments: options.Assignments = None,
+    audio: options.Audio = None,
+    vocal: options.Vocal = None,
+    instrumental: options.Instrumental = None,
+    start: options.Start = None,
+    end: options.End = None,
+    crop: options.Crop = False,
     model: options.Model = None,
     from_segment: options.FromSegment = None,
     force: options.Force = False,
@@ -32,6 +38,7 @@ def stage1(
             lyrics=lyrics,
             preset=preset,
             assignments=assignments or [],
+            reference=reference(audio, vocal, instrumental, start, end, crop),
             flags={
                 "segments": segments,
                 "seed": seed,

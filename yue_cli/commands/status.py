@@ -43,7 +43,7 @@ def status(
         console.answer(str(plot))
         return
     for state in states:
-        console.answer(_row(state))
+        console.answer(_row(state, width=max(7, len(states[0].stage))))
     for state in states:
         if state.state == "stale" and state.stage != "stage1":
             console.warn(f"{state.stage} is stale: `yue {_command(state.stage)} {folder}` makes it anew")
@@ -62,8 +62,8 @@ def _draw(project: Project, asked: Song, path: Path) -> None:
     write_bytes(path.expanduser(), picture)
 
 
-def _row(state: StageState) -> str:
-    parts = [f"{state.stage:<7} {state.state:<10}"]
+def _row(state: StageState, width: int) -> str:
+    parts = [f"{state.stage:<{width}} {state.state:<10}"]
     manifest = state.manifest
     if manifest is not None:
         parts += [console.clock(manifest.music_s), *_made(state)]
@@ -100,4 +100,4 @@ def _facts(state: StageState) -> dict[str, Any]:
 
 
 def _command(stage: str) -> str:
-    return "decode" if stage == "audio" else stage
+    return {"reference": "encode", "audio": "decode"}.get(stage, stage)

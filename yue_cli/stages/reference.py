@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from xcodec_mini_infer import FRAME_RATE, SAMPLE_RATE, CodecError, checkpoint
+from xcodec_mini_infer import FRAME_RATE, FRAME_SAMPLES, SAMPLE_RATE, CodecError, checkpoint
 from xcodec_mini_infer.encoder import Encoder
 from xcodec_mini_infer.resample import resample
 from yue_cli.errors import AudioError, CheckpointError
-from yue_cli.events import Emit, Finished, Note, Warned, ignore
+from yue_cli.events import Emit, Finished, Progress, Warned, ignore
 
 TOPIC = "encode"
 MIN_SECONDS = 1.0
@@ -43,8 +43,7 @@ def encode(
     codes: dict[str, np.ndarray] = {}
     for name, wave in waves.items():
         began = time.monotonic()
-        seconds = len(wave) / SAMPLE_RATE
-        emit(Note(TOPIC, f"{name} · {seconds:.1f} s of sound"))
+        emit(Progress(TOPIC, name, 0, len(wave) // FRAME_SAMPLES, "frames"))
         found = encoder.encode(torch.from_numpy(wave)[None])[0].cpu().numpy()
         codes[name] = found.astype(np.int16)
         emit(Finished(TOPIC, name, found.shape[1], "frames", time.monotonic() - began, found.shape[1] / FRAME_RATE))
