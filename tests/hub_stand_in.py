@@ -33,6 +33,7 @@ class StandIn:
     cuts: list[int] = field(default_factory=list)  # the next bodies end after so many bytes
     halfway: Callable[[], None] | None = None  # called in the middle of the next body, which ends there
     refuse: int | None = None  # a status that answers everything
+    portal: bool = False  # answer with a web page, as hotel networks do
     asked: list[str] = field(default_factory=list)  # method and path
     sent: int = 0  # bytes of large files' bodies
 
@@ -75,6 +76,8 @@ def _handler(stand_in: StandIn) -> type[BaseHTTPRequestHandler]:
             stand_in.asked.append(f"{self.command} {path}")
             if stand_in.refuse is not None:
                 return self.fail(stand_in.refuse, "")
+            if stand_in.portal:
+                return self.send(200, b"<html>Welcome</html>", {"Content-Type": "text/html"})
             if path.startswith("/api/models/"):
                 name, _, revision = path.removeprefix("/api/models/").partition("/revision/")
                 return self.tell(name, revision or "main")

@@ -1,5 +1,6 @@
 """Fetching from a hub: what is asked, what is kept, what is said when it fails."""
 
+import errno
 import os
 import re
 import signal
@@ -213,13 +214,35 @@ def test_a_refusal_of_the_hub_is_said(hub, stand_in, status, remedy):
     )
 
 
-def test_room_on_the_disk_is_looked_at_first(hub, stand_in, monkeypatch):
-    monkeypatch.setattr(hub_module, "free_bytes", lambda folder: 1000)
-    assert refusal(lambda: fetch(hub), StorageError) == (
-        f"no space left on {hub.cache} for owner/model: needed 0.0 GB, free 0.0 GB. Free some space, or put the cache "
-        "elsewhere with HF_HOME."
-    )
-    assert not stand_in.bodies()
+def test_an_answer_that_is_none_of_a_hub_is_said(hub, stand_in):
+    stand_in.portal = True
+    text = refusal(lambda: hub.look(SOURCE))
+    assert text.startswith(f"{stand_in.endpoint} gave no hub's answer for owner/model at main (")
+    assert text.endswith("). Is something in between?")
+    assert refusal(lambda: hub.look(Source("owner/na--me", "owner/na--me"))).startswith("owner/na--me is no hub id: ")
+
+
+def test_a_full_disk_is_said(hub, stand_in, monkeypatch):
+    def full(self, chunk):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(hub_module._Told, "write", full)
+    assert refusal(lambda: fetch(hub), StorageError).startswith("no space left for ")
+
+
+def test_a_kill_between_download_and_cache_costs_nothing(hub, stand_in, monkeypatch):
+    def killed(offer, file):
+        raise KeyboardInterrupt
+
+    offer = hub.look(SOURCE).only(["model.safetensors"])
+    with monkeypatch.context() as patch:
+        patch.setattr(hub, "_link", killed)
+        with pytest.raises(KeyboardInterrupt):
+            hub.fetch(offer, ignore)
+    assert hub.to_fetch(offer) == 0
+    stand_in.sent = 0
+    assert (hub.fetch(offer, ignore) / "model.safetensors").read_bytes() == LARGE
+    assert stand_in.sent == 0
 
 
 def test_branches_are_revisions_of_their_own(hub, stand_in):

@@ -78,6 +78,7 @@ def test_missing_files_are_those_of_the_part():
 
 def test_a_repository_is_known_by_its_files():
     assert models.guess_part(CODEC_FILES.values()) == "codec"
+    assert models.guess_part(models.CONVERTED_FILES) == "codec"
     assert models.guess_part(["config.json", "tokenizer.model"]) == "stage1"
     assert models.guess_part(["config.json", "model.safetensors"]) == "stage2"
 

@@ -261,6 +261,15 @@ def test_shards_that_are_not_all_here_are_no_model(library):
     assert library.find("en-cot", "stage1") is not None
 
 
+def test_a_converted_codec_on_the_hub_is_taken_as_it_is(library, stand_in, tmp_path):
+    small_codec.write_checkpoint(tmp_path / "made")
+    files = {path.name: path.read_bytes() for path in (tmp_path / "made").iterdir()}
+    stand_in.repositories["owner/codec"] = Repository(files)
+    (found,) = library.pull(["owner/codec"])
+    assert found.path == tmp_path / "hub/models--owner--codec/snapshots" / ("c" * 40)
+    checkpoint.load_codec(found.path)
+
+
 def test_a_converted_codec_needs_its_sources_no_more(library, tmp_path):
     library.pull(["codec"])
     shutil.rmtree(tmp_path / "hub")

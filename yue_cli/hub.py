@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
 from yue_cli.atomic import storage_errors
-from yue_cli.errors import DownloadError, StorageError
+from yue_cli.errors import DownloadError
 from yue_cli.events import Emit, Finished, Progress
 from yue_cli.models import Source
 
@@ -55,7 +55,9 @@ class Hub:
 
     def __init__(self, cache: Path | None = None, endpoint: str | None = None, offline: bool = False) -> None:
         from huggingface_hub import constants
+        from huggingface_hub.utils import logging
 
+        logging.set_verbosity_error()  # its remarks would go between our lines
         self.cache = Path(cache or constants.HF_HUB_CACHE)
         self.endpoint = endpoint or constants.ENDPOINT
         self.offline = offline or constants.is_offline_mode()
@@ -127,15 +129,12 @@ class Hub:
 
     def to_fetch(self, offer: Offer) -> int:
         """Count the bytes that are still to be downloaded."""
-        folder = self._repository(offer.source) / "snapshots" / offer.commit
-        missing = [file for file in offer.files if not (folder / file.path).exists()]
-        return sum(file.size - _size(self._partial(offer, file)) for file in missing)
+        return sum(file.size - self._fetched(offer, file) for file in self._missing(offer))
 
     def fetch(self, offer: Offer, emit: Emit) -> Path:
         """Download what is not here yet and check it. Returns the folder. Raises DownloadError, StorageError."""
         folder = self._repository(offer.source) / "snapshots" / offer.commit
-        missing = [file for file in offer.files if not (folder / file.path).exists()]
-        self._check_room(offer)
+        missing = self._missing(offer)
         total = sum(file.size for file in missing)
         began, label, before, wanted = time.perf_counter(), offer.source.name, 0, self.to_fetch(offer)
         for number, file in enumerate(missing, start=1):
@@ -144,7 +143,7 @@ class Hub:
             def tell(done: int, said: str = said, before: int = before) -> None:
                 emit(Progress("download", said, before + done, total, "bytes"))
 
-            tell(_size(self._partial(offer, file)))
+            tell(self._fetched(offer, file))
             with storage_errors(folder), self._explained(offer.source):
                 if file.sha256 is not None:
                     self._fetch_large(offer, file, tell)
@@ -159,13 +158,12 @@ class Hub:
         """Bring a file into the cache's blobs, going on with what an earlier attempt left."""
         from huggingface_hub import hf_hub_url
         from huggingface_hub.file_download import http_get
-        from huggingface_hub.utils import build_hf_headers, logging
+        from huggingface_hub.utils import build_hf_headers
 
         assert file.sha256 is not None
         blob = self._blob(offer, file)
         if blob.exists():
             return
-        logging.set_verbosity_error()  # its remarks on retries would go between our lines
         partial = self._partial(offer, file)
         partial.parent.mkdir(parents=True, exist_ok=True)
         if _size(partial) > file.size:
@@ -194,15 +192,14 @@ class Hub:
     def _link(self, offer: Offer, file: RemoteFile) -> None:
         """Let huggingface_hub put a file into the snapshot; it downloads only what is no blob yet."""
         from huggingface_hub import hf_hub_download
-        from huggingface_hub.utils import disable_progress_bars
 
-        disable_progress_bars()
         hf_hub_download(
             offer.source.repository,
             file.path,
             revision=offer.commit,
             cache_dir=self.cache,
             endpoint=self.endpoint,
+            tqdm_class=_NoBar,
         )
 
     def _remember(self, offer: Offer) -> None:
@@ -220,14 +217,15 @@ class Hub:
     def _partial(self, offer: Offer, file: RemoteFile) -> Path:
         return self._repository(offer.source) / "blobs" / f"{file.sha256}.incomplete"
 
-    def _check_room(self, offer: Offer) -> None:
-        needed = self.to_fetch(offer)
-        free = free_bytes(self.cache)
-        if free < needed:
-            raise StorageError(
-                f"no space left on {self.cache} for {offer.source.name}: needed {_gigabytes(needed)}, free "
-                f"{_gigabytes(free)}. Free some space, or put the cache elsewhere with HF_HOME."
-            )
+    def _missing(self, offer: Offer) -> list[RemoteFile]:
+        folder = self._repository(offer.source) / "snapshots" / offer.commit
+        return [file for file in offer.files if not (folder / file.path).exists()]
+
+    def _fetched(self, offer: Offer, file: RemoteFile) -> int:
+        """Count the bytes of a file that an interrupted download left."""
+        if file.sha256 is None:
+            return 0
+        return min(file.size, _size(self._blob(offer, file)) or _size(self._partial(offer, file)))
 
     @contextmanager
     def _explained(self, source: Source) -> Iterator[None]:
@@ -266,6 +264,12 @@ class Hub:
             raise DownloadError(
                 f"no connection to {self.endpoint} ({type(cause).__name__}). What was downloaded is kept; the same "
                 "command goes on when there is a network."
+            ) from error
+        except errors.HFValidationError as error:
+            raise DownloadError(f"{source.repository} is no hub id: {_first_line(error)}.") from error
+        except ValueError as error:
+            raise DownloadError(
+                f"{self.endpoint} gave no hub's answer for {place} ({_first_line(error)}). Is something in between?"
             ) from error
         except OSError as error:
             if error.errno is not None:
@@ -332,12 +336,12 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0].rstrip(".")
+
+
 def _size(path: Path) -> int:
     try:
         return path.stat().st_size
     except OSError:
         return 0
-
-
-def _gigabytes(count: int) -> str:
-    return f"{count / 1e9:.1f} GB"

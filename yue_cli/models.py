@@ -15,6 +15,12 @@ CODEC_FILES = {  # the published files by what they hold
     "vocal": "decoders/decoder_131000.pth",
     "instrumental": "decoders/decoder_151000.pth",
 }
+CONVERTED_FILES = (
+    "config.json",
+    "codec.safetensors",
+    "vocal.safetensors",
+    "instrumental.safetensors",
+)  # as yue writes it
 _LANGUAGE_MODEL_FILES = ("config.json", "generation_config.json", "tokenizer.model", "vocabulary.json")
 _WEIGHTS = (".safetensors", ".safetensors.index.json")
 
@@ -102,6 +108,8 @@ def missing_files(files: Iterable[str], part: str) -> list[str]:
     """Name the files that a repository lacks to be the model of a part."""
     names = set(files)
     if part == "codec":
+        if names.issuperset(CONVERTED_FILES):
+            return []
         return [name for name in CODEC_FILES.values() if name not in names]
     missing = ["config.json"] if "config.json" not in names else []
     if not any(name.endswith(".safetensors") and "/" not in name for name in names):
@@ -114,7 +122,7 @@ def missing_files(files: Iterable[str], part: str) -> list[str]:
 def guess_part(files: Iterable[str]) -> str:
     """Tell what a repository holds from the names of its files."""
     names = set(files)
-    if names & set(CODEC_FILES.values()):
+    if names & set(CODEC_FILES.values()) or names.issuperset(CONVERTED_FILES):
         return "codec"
     return "stage1" if "tokenizer.model" in names else "stage2"
 

@@ -32,7 +32,7 @@ def _between(default: Value, low: float, high: float) -> Any:
 
 @dataclass(frozen=True)
 class Stage1Settings:
-    model: str | None = None  # a folder or a known name; None: the one installed
+    model: str | None = None  # a folder, a short name or a hub id; None: en-cot
     temperature: float = _between(1.0, 0.01, 100.0)  # YuE infer.py: 1.0
     top_k: int | None = _between(None, 0, 1_000_000)  # ids kept; 0 is off. Original 50 (a library default), exl2 0
     top_p: float = _between(0.93, 0.0, 1.0)  # probability mass kept. YuE infer.py: 0.93
@@ -47,14 +47,14 @@ class Stage1Settings:
 
 @dataclass(frozen=True)
 class Stage2Settings:
-    model: str | None = None  # a folder or a known name; None: the one installed
+    model: str | None = None  # a folder, a short name or a hub id; None: s2
     restrict_picks: bool | None = _one_of(None, None, True, False)  # may pick j only come from codebook j?
     tail: str | None = _one_of(None, None, "overlap", "short")  # how the last, shorter window is decoded
 
 
 @dataclass(frozen=True)
 class DecodeSettings:
-    codec: str | None = None  # a folder or a known name; None: the one installed
+    codec: str | None = None  # a folder, a short name or a hub id; None: the published one
     limit: str | None = _one_of(None, None, "scale", "clip")  # what happens to sound beyond ±0.99
     format: str = _one_of("wav", "wav", "flac", "ogg", "mp3")
 

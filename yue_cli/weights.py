@@ -244,6 +244,8 @@ class Library:
             return ModelFolder(source.name, folder, commit)
         if found is None:
             return None
+        if all((found[0] / file).exists() for file in models.CONVERTED_FILES):
+            return ModelFolder(source.name, found[0], commit)
         sources = {kind: found[0] / file for kind, file in CODEC_FILES.items()}
         if not all(path.exists() for path in sources.values()):
             return None
