@@ -64,8 +64,9 @@ def test_two_tracks_of_unequal_length_share_the_shorter_with_a_warning(encoder: 
 def test_what_is_encoded_is_told(encoder: Encoder) -> None:
     told: list[Event] = []
     reference.encode(encoder, {"vocal": noise(1.0), "instrumental": noise(1.0)}, emit=told.append)
-    assert told[0] == Progress("encode", "vocal", 0, 50, "frames")
-    assert [type(event) for event in told] == [Progress, Finished] * 2
+    # Two layers and one chunk of each track.
+    assert told[:4] == [Progress("encode", "vocal", done, 50, "frames") for done in (0, 17, 33, 50)]
+    assert [type(event) for event in told] == ([Progress] * 4 + [Finished]) * 2
     last = told[-1]
     assert isinstance(last, Finished)
     assert (last.topic, last.label, last.done, last.unit, last.music_s) == ("encode", "instrumental", 50, "frames", 1.0)

@@ -9,7 +9,7 @@ from math import ceil, prod
 import torch
 from torch import Tensor, nn
 
-from xcodec_mini_infer.context import chunks, trim
+from xcodec_mini_infer.context import Step, chunks, trim, unwatched
 
 _KERNEL = 7
 _LAST_KERNEL = 3  # of the encoder
@@ -179,8 +179,11 @@ class AcousticEncoder(nn.Module):
             samples = block.length(samples)
         return max(samples, 0)
 
-    def forward(self, wave: Tensor, chunk_frames: int) -> Tensor:
-        """Encode float32 [B, S], chunk by chunk, with the same result as in one piece: [B, dimension, T]."""
+    def forward(self, wave: Tensor, chunk_frames: int, step: Step = unwatched) -> Tensor:
+        """Encode float32 [B, S], chunk by chunk, with the same result as in one piece: [B, dimension, T].
+
+        step: called after each chunk.
+        """
         frames = self.frames(wave.shape[-1])
         parts = []
         for chunk in chunks(frames, chunk_frames, self.context):
@@ -190,4 +193,5 @@ class AcousticEncoder(nn.Module):
             for block in self.blocks:
                 x = block(x)
             parts.append(trim(self.last(self.snake(x)), chunk.left, chunk.right, 0)[0])
+            step()
         return torch.cat(parts, dim=-1)

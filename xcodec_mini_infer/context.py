@@ -4,10 +4,16 @@ Decoding is local in time, with zeros padded inside every layer at the two true 
 with the frames around it, and nothing is added at a true end: padded activations are not those of zero input.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from torch import Tensor
+
+Step = Callable[[], None]  # called after each piece of work
+
+
+def unwatched() -> None:
+    """Take no notice of a step."""
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,9 @@
 """The encoder: a 16 kHz waveform to codes. Apart from the codec, so that decoding need not load it."""
 
+from collections.abc import Callable
+from itertools import count
+from math import ceil
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -12,6 +16,7 @@ from xcodec_mini_infer.quantizer import Quantizer
 from xcodec_mini_infer.semantic import Hubert, SemanticEncoder
 
 CHUNK_FRAMES = 200  # of the two convolutional fronts; the rest needs little memory
+Watch = Callable[[float], None]
 MIN_SAMPLES = 312  # what the published encoder needs to find one frame
 
 
@@ -33,18 +38,21 @@ class Encoder(nn.Module):
         self.fuse = nn.Linear(config.encoder_dimension + config.hubert_width, config.dimension)
         self.quantizer = Quantizer(codebooks, config.codebook_size, config.dimension)
 
-    def encode(self, wave: Tensor, chunk_frames: int = CHUNK_FRAMES) -> Tensor:
+    def encode(self, wave: Tensor, chunk_frames: int = CHUNK_FRAMES, watch: Watch | None = None) -> Tensor:
         """Turn a waveform into codes.
 
         wave: float32 [B, S], mono, 16 kHz, about [-1, 1], on any device.
         Returns int64 [B, codebooks, T], 50 frames per second, T = (S + 240) // 320. Every code depends on the whole
         waveform. Raises CodecError if it is shorter than a frame or not finite.
         """
-        return self.quantizer.encode(self.embed(wave, chunk_frames))
+        return self.quantizer.encode(self.embed(wave, chunk_frames, watch))
 
     @torch.inference_mode()
-    def embed(self, wave: Tensor, chunk_frames: int = CHUNK_FRAMES) -> Tensor:
-        """Turn a waveform into what the codebooks approximate, float32 [B, dimension, T]. Raises CodecError."""
+    def embed(self, wave: Tensor, chunk_frames: int = CHUNK_FRAMES, watch: Watch | None = None) -> Tensor:
+        """Turn a waveform into what the codebooks approximate, float32 [B, dimension, T]. Raises CodecError.
+
+        watch: told how much of the work is done, from 0 to 1.
+        """
         if wave.ndim != 2 or wave.shape[-1] < MIN_SAMPLES:
             raise CodecError(
                 f"the waveform has shape {list(wave.shape)}; expected [B, S] with at least {MIN_SAMPLES} samples."
@@ -52,9 +60,17 @@ class Encoder(nn.Module):
         if not wave.isfinite().all():
             raise CodecError("the waveform has samples that are not finite.")
         wave = wave.to(self.fuse.weight)
+        steps = len(self.hubert.layers) + ceil(self.hubert.frames(wave.shape[-1]) / chunk_frames)
+        done = count(1)
+
+        def step() -> None:
+            if watch is not None:
+                watch(next(done) / steps)
+
         with full_precision():
-            semantic = self.semantic(self.hubert(wave, chunk_frames).transpose(1, 2))  # [B, width, T]
-            acoustic = self.acoustic(self._fitted(wave), chunk_frames)  # [B, dimension, T]
+            features = self.hubert(wave, chunk_frames, step)
+            semantic = self.semantic(features.transpose(1, 2))  # [B, width, T]
+            acoustic = self.acoustic(self._fitted(wave), chunk_frames, step)  # [B, dimension, T]
             return self.fuse(torch.cat([acoustic, semantic], dim=1).transpose(1, 2)).transpose(1, 2)
 
     def _fitted(self, wave: Tensor) -> Tensor:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from xcodec_mini_infer.context import Step, unwatched
+
 KERNELS, STRIDES = (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)  # of the convolutions over the waveform
 POSITION_GROUPS = 16
 _POSITION_KERNEL = 128
@@ -105,10 +107,11 @@ class Hubert(nn.Module):
         """Count the frames of a waveform."""
         return max((samples + 2 * _PADDING - SEEN_SAMPLES) // _FRAME_SAMPLES + 1, 0)
 
-    def forward(self, wave: Tensor, chunk_frames: int) -> Tensor:
+    def forward(self, wave: Tensor, chunk_frames: int, step: Step = unwatched) -> Tensor:
         """Turn float32 [B, S], levels as they are, into [B, T, width].
 
         The convolutions run chunk by chunk; attention and the first norm span the whole waveform.
+        step: called after each layer.
         """
         frames = self.frames(wave.shape[-1])
         wave = functional.pad(wave, (_PADDING, _PADDING))
@@ -126,6 +129,7 @@ class Hubert(nn.Module):
         for layer in self.layers:
             x = layer(x)
             total = total + x
+            step()
         return total / (1 + len(self.layers))
 
 

@@ -42,9 +42,13 @@ def encode(
     waves = {name: _prepared(name, sound, crop) for name, sound in tracks.items()}
     codes: dict[str, np.ndarray] = {}
     for name, wave in waves.items():
-        began = time.monotonic()
-        emit(Progress(TOPIC, name, 0, len(wave) // FRAME_SAMPLES, "frames"))
-        found = encoder.encode(torch.from_numpy(wave)[None])[0].cpu().numpy()
+        began, frames = time.monotonic(), len(wave) // FRAME_SAMPLES
+
+        def watch(share: float, name: str = name, frames: int = frames) -> None:
+            emit(Progress(TOPIC, name, round(share * frames), frames, "frames"))
+
+        watch(0.0)
+        found = encoder.encode(torch.from_numpy(wave)[None], watch=watch)[0].cpu().numpy()
         codes[name] = found.astype(np.int16)
         emit(Finished(TOPIC, name, found.shape[1], "frames", time.monotonic() - began, found.shape[1] / FRAME_RATE))
     lengths = {name: track.shape[1] for name, track in codes.items()}
