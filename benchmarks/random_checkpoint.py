@@ -102,7 +102,7 @@ def write_codec(folder: Path) -> None:
         return {name: 0.03 * torch.randn(shape, generator=generator) for name, shape in shapes.items()}
 
     codec, vocoder = CodecConfig(), VocoderConfig()
-    tensors = {checkpoint.CODEC_FILE: fill(checkpoint.codec_shapes(codec))}
+    tensors = {checkpoint.CODEC_FILE: fill(checkpoint.codec_shapes(codec) | checkpoint.encoder_shapes(codec))}
     for file in (checkpoint.VOCAL_FILE, checkpoint.INSTRUMENTAL_FILE):
         tensors[file] = fill(checkpoint.vocoder_shapes(vocoder))
     checkpoint.write(folder, codec, vocoder, tensors)
