@@ -10,7 +10,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Set before huggingface_hub is imported: no test asks a real hub, or finds models that the user has.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"
-os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="yue-no-models-")
+os.environ["HF_HOME"] = str(Path(tempfile.gettempdir()) / "yue-no-models")  # never made
 
 from tests.command_line import LYRICS
 
