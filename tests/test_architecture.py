@@ -30,7 +30,7 @@ LEVELS = [
     ["sampling", "mixing"],
     ["engines.base", "engines", "engines.native"],
     ["generation", "stages.reference", "stages.stage1", "stages.stage2", "stages.decode"],
-    ["segments", "plan", "machine", "toy", "workbench", "making", "pipeline", "plot", "doctor"],
+    ["segments", "plan", "machine", "toy", "workbench", "budget", "making", "pipeline", "plot", "doctor"],
     ["commands", "main"],
 ]
 THIRD_PARTY = {

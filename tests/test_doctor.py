@@ -116,8 +116,8 @@ NOTES = {
     ),
     "no bfloat16": (
         card(capability=(7, 5)) | {"cuda_kinds": ["sm_75"]},
-        "cuda:0 (NVIDIA RTX 4090) has compute capability 7.5 and computes bfloat16 slowly or not at all: "
-        "use --set execution.dtype=float16.",
+        "cuda:0 (NVIDIA RTX 4090) has compute capability 7.5 and computes no bfloat16, or slowly: float16 "
+        "is used instead.",
     ),
     "card in use": (
         card(free=3 * GB),

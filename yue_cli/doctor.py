@@ -19,7 +19,6 @@ from yue_cli.weights import Library
 
 _SONG_BYTES = 10**9  # room for songs and what is replaced
 _PACKAGES = ("safetensors", "sentencepiece", "soundfile", "huggingface_hub", "matplotlib")
-_BFLOAT16_CAPABILITY = (8, 0)
 _CHOICES = {"home": "YUE_HOME", "hub cache": "HF_HOME"}
 
 
@@ -181,11 +180,11 @@ def _judge_cards(facts: Facts) -> Iterator[Finding]:
                 f"{name} has compute capability {capability}, for which this PyTorch was not built (it has "
                 f"{', '.join(facts.cuda_kinds)}): install another build of PyTorch, or use --device cpu.",
             )
-        elif gpu.capability < _BFLOAT16_CAPABILITY:
+        elif gpu.capability[0] < machine.BFLOAT16_CAPABILITY:
             yield Finding(
                 False,
-                f"{name} has compute capability {capability} and computes bfloat16 slowly or not at all: "
-                "use --set execution.dtype=float16.",
+                f"{name} has compute capability {capability} and computes no bfloat16, or slowly: float16 "
+                "is used instead.",
             )
         if gpu.free < gpu.total // 2:
             yield Finding(

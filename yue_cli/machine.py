@@ -22,6 +22,7 @@ except ImportError:  # Windows
 
 
 _WORTH_THREADS = 50 * 10**6  # bytes of weights: below, one thread is as fast as two
+BFLOAT16_CAPABILITY = 8.0  # compute capability of the first GPUs that compute it
 _CAREFUL_GUESS = 4 * 2**30  # bytes, where a system does not tell what is free
 
 
@@ -52,17 +53,35 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Turn the `execution.dtype` setting into a dtype; `auto` is float32 on a CPU, else bfloat16."""
-    if name == "auto":
-        name = "float32" if device.type == "cpu" else "bfloat16"
+def choose_dtype(name: str, device: torch.device, pretended_capability: float | None = None) -> torch.dtype:
+    """Turn the `execution.dtype` setting into a dtype.
+
+    `auto` is float32 on a CPU and bfloat16 on a GPU, but float16 on one that lacks bfloat16.
+    """
+    if name == "auto" and device.type == "cpu":
+        name = "float32"
+    elif name == "auto":
+        capability = pretended_capability or float("{}.{}".format(*torch.cuda.get_device_capability(device)))
+        name = "bfloat16" if capability >= BFLOAT16_CAPABILITY else "float16"
     dtype = getattr(torch, name)
     assert isinstance(dtype, torch.dtype), f"{name} is not a dtype"
     return dtype
 
 
-def free_bytes(device: torch.device) -> int:
-    """Tell how much memory a new allocation on this device may take."""
+def free_bytes(device: torch.device, limit_gb: float | None = None) -> int:
+    """Tell how much memory a new allocation on this device may take, `limit_gb` at the most."""
+    free = _free_bytes(device)
+    return free if limit_gb is None else min(free, round(limit_gb * 1e9))
+
+
+def device_name(device: torch.device) -> str:
+    """Name a device as its owner would."""
+    if device.type == "cpu":
+        return "this machine"
+    return f"cuda:{device.index or 0} ({torch.cuda.get_device_name(device)})"
+
+
+def _free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:

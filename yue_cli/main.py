@@ -19,6 +19,7 @@ from yue_cli.commands import (
     import_,
     lyrics,
     models,
+    plan,
     presets,
     run,
     stage1,
@@ -51,7 +52,7 @@ def _stoppable(command: Callable[..., None]) -> Callable[..., None]:
     return call
 
 
-for module in (run, encode, stage1, stage2, decode, demo, lyrics, status, presets, doctor, import_):
+for module in (run, plan, encode, stage1, stage2, decode, demo, lyrics, status, presets, doctor, import_):
     name = module.__name__.rpartition(".")[2]
     app.command(name.rstrip("_"))(_stoppable(getattr(module, name)))
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from yue_cli import audio_prompt, engines, machine, mixing, plan, prompt, segments
+from yue_cli import audio_prompt, budget, machine, mixing, plan, prompt, segments
 from yue_cli.artifacts import TRACKS, encode_array, read_tokens, read_track, sha256_json
 from yue_cli.audio_files import read_audio, write_audio
 from yue_cli.engines.base import Engine
@@ -174,7 +174,7 @@ def make_stage2(bench: Workbench, state: StageState) -> None:
 
     key = sha256_json({"recipe": plan.recipe(bench.request, "stage2"), "inputs": inputs})
     resumed = None if state.manifest is not None else bench.project.batches(key)
-    rows, batches = resumed or (_choose_rows(bench, tokens.frames, facts, length), {})
+    rows, batches = resumed or (budget.choose_rows(bench, tokens.frames, facts, length), {})
     batch_plan = stage2.plan(tokens.frames, settings.tail, rows)
     wanted = len(batch_plan.batches)
     if 0 < len(batches) < wanted:
@@ -202,17 +202,6 @@ def make_stage2(bench: Workbench, state: StageState) -> None:
     remedy = "`--set stage2.restrict_picks=true` keeps every pick in its codebook."
     made = bench.storable("stage2", vocal, instrumental, remedy)
     bench.finish_tokens("stage2", made, model=model, inputs=inputs, seconds=seconds, rows=rows)
-
-
-def _choose_rows(bench: Workbench, frames: int, facts: engines.ModelFacts, length: int) -> int:
-    """Choose how many windows are decoded together: all of them, or as many as free memory holds."""
-    assert bench.settings.stage2.tail is not None
-    windows = stage2.count_windows(frames, bench.settings.stage2.tail)
-    rows = bench.settings.execution.rows
-    if rows is not None:
-        return stage2.ladder_step(min(rows, windows))
-    free = machine.free_bytes(bench.device) - facts.parameter_bytes
-    return stage2.rows_that_fit(free, bytes_per_row=facts.cache_bytes_per_token * length, windows=windows)
 
 
 def make_audio(bench: Workbench, state: StageState) -> None:

@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from yue_cli import audio_prompt, machine, making, plan, segments, song
+from yue_cli import audio_prompt, budget, machine, making, plan, segments, song
 from yue_cli.artifacts import Manifest
 from yue_cli.errors import AudioError, Interrupted, LyricsError
+from yue_cli.events import Warned
 from yue_cli.project import StageState
 from yue_cli.song import Song
 from yue_cli.vocab import FRAME_RATE
@@ -88,6 +89,7 @@ class Pipeline:
             self._check_reference(asked)
         # The request, seed included, is on disk before anything loads. What cannot be done at all is not stored.
         self._store(asked)
+        self._check_memory(list(todo))
         self._check_models(todo)
         for state in states:
             if state.stage in wanted and state.stage not in todo:
@@ -147,6 +149,14 @@ class Pipeline:
                 f"known: give {audio_prompt.FLAGS}."
             )
         audio_prompt.check_files(asked.reference)
+
+    def _check_memory(self, stages: Sequence[str]) -> None:
+        """Refuse what cannot fit, before anything is fetched or loaded. Raises CheckpointError, EngineError."""
+        needs = budget.needs(self.bench, stages)
+        if self.bench.library.hub.offline:
+            needs = [need for need in needs if need.is_here]  # the others are refused for not being here
+        for warning in budget.check(self.bench, needs):
+            self.bench.emit(Warned(warning))
 
     def _check_models(self, stages: Iterable[str]) -> None:
         """Look at every model that will be needed, before the first one works for minutes.

@@ -66,6 +66,8 @@ class ExecutionSettings:
     dtype: str = _one_of("auto", "auto", "float32", "bfloat16", "float16")  # auto: float32 on CPU, else bfloat16
     rows: int | None = _between(None, 1, 4096)  # stage-2 rows decoded together; None: as many as memory holds
     cache: str = _one_of("auto", "auto")  # key/value cache format; engines that have others add them here
+    memory_limit: float | None = _between(None, 0.001, 1e6)  # GB; pretend that no more is free
+    compute_capability: float | None = _between(None, 1.0, 99.0)  # such as 7.5; pretend to have such a GPU
 
 
 @dataclass(frozen=True)

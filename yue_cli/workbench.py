@@ -4,6 +4,7 @@ import gc
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from yue_cli.engines.base import Engine
 from yue_cli.errors import ArtifactError, CheckpointError
 from yue_cli.events import Emit, Note
 from yue_cli.project import Project
-from yue_cli.settings import flatten
+from yue_cli.settings import Settings, flatten
 from yue_cli.weights import Library, Maker, ModelFolder
 
 TITLES = {"reference": "encode", "stage1": "stage 1", "stage2": "stage 2", "audio": "decode"}
@@ -43,17 +44,33 @@ class Workbench:
         self.detail = detail  # what only a curious user wants to know: topic, text
         self.kept = "what was finished is kept. The same command goes on."  # what an interrupted run may rely on
         self.device = machine.choose_device(self.settings.execution.device)
-        self.dtype = machine.choose_dtype(self.settings.execution.dtype, self.device)
+        execution = self.settings.execution
+        self.dtype = machine.choose_dtype(execution.dtype, self.device, execution.compute_capability)
+
+    def with_settings(self, settings: Settings) -> "Workbench":
+        """Set up another bench for the same song, to see how it would do. Raises EngineError."""
+        request = replace(self.request, settings=settings)
+        other = Workbench(self.project, request, self.library.home, self.emit, self.detail)
+        other.library = self.library
+        return other
+
+    @property
+    def device_name(self) -> str:
+        return machine.device_name(self.device)
+
+    def free_bytes(self) -> int:
+        """Tell how much memory may be taken, or what `execution.memory_limit` pretends."""
+        return machine.free_bytes(self.device, self.settings.execution.memory_limit)
 
     def model(self, stage: str) -> ModelFolder:
         """Find the folder of a stage's model. Raises CheckpointError."""
-        return self.library.locate(*self._asked(stage))
+        return self.library.locate(*self.asked(stage))
 
     def fetch_models(self, stages: Iterable[str]) -> None:
         """Fetch the models of these stages that are not here. Raises CheckpointError, DownloadError, StorageError."""
-        self.library.fetch([self._asked(stage) for stage in stages])
+        self.library.fetch([self.asked(stage) for stage in stages])
 
-    def _asked(self, stage: str) -> tuple[str | None, str]:
+    def asked(self, stage: str) -> tuple[str | None, str]:
         """Tell which model a stage asks for, and of which part."""
         name = flatten(self.settings)[plan.MODEL_KEYS[stage]]
         assert name is None or isinstance(name, str)

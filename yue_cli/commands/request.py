@@ -10,6 +10,7 @@ import platformdirs
 
 from yue_cli import audio_prompt, models, plan, presets, song
 from yue_cli.audio_prompt import AudioPrompt
+from yue_cli.commands import dry_run
 from yue_cli.commands.console import Console, answer, answer_json, clock, counted, duration, gigabytes
 from yue_cli.commands.texts import read_genre, read_lyrics
 from yue_cli.errors import LyricsError, SettingsError, StorageError, YueError
@@ -139,7 +140,9 @@ def fulfil(request: Request) -> None:
         if key in sources:
             console.detail("setting", f"{key} = {value} · {sources[key]}")
     if request.dry_run:
-        _tell_plan(request, console, project, wanted)
+        if request.force:
+            wanted = replace(wanted, song=replace(wanted.song, forced=request.stages))
+        dry_run.tell(console, project, wanted, request.stages, home(), as_json=request.json)
         return
     project.create()
     with project.locked():
@@ -229,27 +232,6 @@ def _tell_misfits(console: Console, wanted: plan.Request) -> None:
         texts = [section.text for section in wanted.lyrics.sections[: wanted.segments]]
         for remark in models.remarks(name, texts, has_reference):
             console.emit(Warned(remark))
-
-
-def _tell_plan(request: Request, console: Console, project: Project, wanted: plan.Request) -> None:
-    """Answer `--dry-run`: what would be made, and why."""
-    if request.force:
-        wanted = replace(wanted, song=replace(wanted.song, forced=request.stages))
-    states = plan.states(project, wanted)
-    stages = plan.with_reference(request.stages, wanted.song)
-    todo = {state.stage: state for state in plan.to_do(states, stages)}
-    rows = [
-        {"name": state.stage, "state": state.state, "why": state.why, "do": state.stage in todo}
-        for state in (todo.get(state.stage, state) for state in states)
-        if state.stage in stages
-    ]
-    if request.json:
-        answer_json({"song": str(project.root), "stages": rows, "warnings": console.warnings})
-        return
-    width = 2 + max(len(stage) for stage in stages)
-    for row in rows:
-        why = f" ({row['why']})" if row["why"] else ""
-        answer(f"{row['name']:<{width}}{'would be made' if row['do'] else 'stays'}: {row['state']}{why}")
 
 
 def _peak(peak: tuple[int, int]) -> str:

@@ -29,6 +29,8 @@ class ModelFacts:
     max_length: int  # ids that the model was made for
     parameter_bytes: int  # weights as the engine will hold them
     cache_bytes_per_token: int  # keys and values of one row
+    work_bytes: int  # about what computing takes beside these, …
+    work_bytes_per_token: int  # … and how it grows with the length of a row
 
 
 def names() -> tuple[str, ...]:

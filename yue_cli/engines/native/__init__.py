@@ -19,12 +19,19 @@ def available() -> str | None:
 
 def describe(folder: Path, *, dtype: "torch.dtype") -> ModelFacts:
     """Read the sizes of a checkpoint folder. Raises CheckpointError."""
+    from yue_cli.engines.native.engine import CHUNK
+
     config = LlamaConfig.read(folder)
+    groups = config.heads // config.key_value_heads
     return ModelFacts(
         vocabulary_size=config.vocabulary_size,
         max_length=config.max_length,
         parameter_bytes=config.parameters * dtype.itemsize,
         cache_bytes_per_token=config.cache_values_per_token * dtype.itemsize,
+        # While a piece of a prompt is read: a few copies of its hidden states in float32 and of the feed-forward part;
+        # the mask, once as it is and once as the numbers that attention adds.
+        work_bytes=CHUNK * (12 * config.hidden + 4 * config.inner * dtype.itemsize),
+        work_bytes_per_token=CHUNK * groups * (1 + dtype.itemsize),
     )
 
 

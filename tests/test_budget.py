@@ -1,0 +1,303 @@
+"""What stages need, before anything loads: exact where a config.json says it, and refused where it cannot fit."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.command_line import done, refused
+from tests.folders import contents
+from tests.library import tokens
+from yue_cli import budget, engines, machine, presets
+from yue_cli.artifacts import write_tokens
+from yue_cli.audio_prompt import AudioPrompt
+from yue_cli.budget import Need
+from yue_cli.errors import EngineError, LyricsError
+from yue_cli.events import ignore
+from yue_cli.hub import Hub
+from yue_cli.plan import read_request
+from yue_cli.presets import Preset
+from yue_cli.project import Project
+from yue_cli.settings import Layer, combine, resolve
+from yue_cli.song import Song
+from yue_cli.weights import Library
+from yue_cli.workbench import MAKERS, Workbench
+
+GB = 10**9
+LYRICS = "[verse]\nla la la\n\n[chorus]\nlo lo\n"
+SONG = Song(lyrics=LYRICS, genre="pop", seed=7)
+TOY = {"stage1.model": "toy", "stage2.model": "toy", "decode.codec": "toy", "stage1.max_new_tokens": 400}
+COMMAND = ["--lyrics", "lyrics.txt", "--genre", "slow folk", "--set", "execution.dtype=bfloat16"]
+PUBLISHED = {
+    "stage1": {
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 4,
+        "vocab_size": 83968,
+        "max_position_embeddings": 16384,
+    },
+    "stage2": {
+        "hidden_size": 2048,
+        "intermediate_size": 5504,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 16,
+        "vocab_size": 83840,
+        "max_position_embeddings": 8192,
+    },
+}
+
+
+@pytest.fixture
+def bench(tmp_path, home):
+    """Make a bench for a song, with no model of the hub and as much memory as a test says."""
+
+    def make(song: Song = SONG, free: float = 100, **values) -> Workbench:
+        layers = [Layer("test", {key.replace("__", "."): value for key, value in values.items()})]
+        request = read_request(song, resolve(combine(layers)[0]))
+        made = Workbench(Project(tmp_path / "song"), request, home, ignore, lambda *_: None)
+        made.library = Library(home, MAKERS, hub=Hub(cache=tmp_path / "hub"))
+        made.free_bytes = lambda: round(free * GB)  # type: ignore[method-assign]
+        return made
+
+    return make
+
+
+def toy_bench(bench, **values) -> Workbench:
+    return bench(**{key.replace(".", "__"): value for key, value in TOY.items()} | values)
+
+
+# Weighing
+
+
+@pytest.mark.parametrize("part", ["stage1", "stage2"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_the_published_sizes_are_what_the_engine_reads_from_their_config(tmp_path, part, dtype):
+    shared = {"model_type": "llama", "num_hidden_layers": 32, "rms_norm_eps": 1e-5, "tie_word_embeddings": False}
+    (tmp_path / "config.json").write_text(json.dumps(PUBLISHED[part] | shared))
+    assert budget.published_facts(part, dtype.itemsize) == engines.describe(tmp_path, dtype=dtype)
+
+
+def test_a_model_that_is_not_here_is_weighed_as_published(bench):
+    first, second, audio = budget.needs(bench(execution__dtype="bfloat16"), ["stage1", "stage2", "audio"])
+    assert (first.model, first.is_here) == ("en-cot", False)
+    assert first.weights == 12_449_226_752
+    assert first.rows == 2
+    assert 6000 < first.length < 6100, "two segments of 3,000 tokens and their prompts"
+    assert first.cache == 2 * first.length * 65_536
+    assert (second.model, second.weights) == ("s2", 3_925_086_208)
+    assert (second.rows, second.length) == (2, 3 + 9 * 150), "five words: three seconds, one window a track"
+    assert second.cache == 2 * second.length * 262_144
+    assert (audio.model, audio.is_here, audio.cache) == ("codec", False, 0)
+    assert 0 < first.work < GB
+
+
+def test_without_guidance_one_row_is_enough(bench):
+    [need] = budget.needs(bench(stage1__guidance_first=1, stage1__guidance_later=1), ["stage1"])
+    assert need.rows == 1
+
+
+@pytest.mark.parametrize(
+    ("reference", "tokens"),
+    [(AudioPrompt(audio="a.wav"), 1500), (AudioPrompt(vocal="v", instrumental="i", end=10), 1000)],
+)
+def test_reference_audio_is_part_of_the_prompt(bench, reference, tokens):
+    [plain] = budget.needs(bench(), ["stage1"])
+    encode, need = budget.needs(bench(replace(SONG, reference=reference)), ["reference", "stage1"])
+    assert need.length == plain.length + tokens
+    assert need.model == "en-icl"
+    assert (encode.stage, encode.model, encode.cache) == ("reference", "codec", 0)
+
+
+def test_a_short_context_bounds_the_cache(bench):
+    [need] = budget.needs(bench(stage1__context=2048), ["stage1"])
+    assert need.length == 2048
+
+
+def test_a_model_that_is_here_is_weighed_by_its_own_config(bench):
+    first, second, audio = budget.needs(toy_bench(bench), ["stage1", "stage2", "audio"])
+    assert all(need.is_here for need in (first, second, audio))
+    assert first.weights < 20_000_000
+    assert 800 < first.length < 1000, "counted with the model's own tokenizer"
+
+
+def test_rows_of_stage_2_follow_the_memory_that_is_free(bench):
+    row = 2703 * 262_144
+    song = replace(SONG, lyrics="[verse]\n" + "la " * 50 + "\n[chorus]\n" + "la " * 50)  # a minute
+    weights = 3_925_086_208
+    for rows, expected in ((1.5, 1), (4.5, 4), (9, 8), (100, 20)):
+        free = (weights + rows * row) / GB
+        [need] = budget.needs(bench(song, free=free, execution__dtype="bfloat16"), ["stage1", "stage2"])[1:]
+        assert (need.rows, need.cache) == (expected, expected * row)
+
+
+def test_rows_that_were_asked_for_are_taken(bench):
+    [need] = budget.needs(bench(execution__rows=3), ["stage2"])
+    assert need.rows == 2, "two tracks of six seconds at the most are two windows"
+
+
+def test_tokens_that_are_there_say_how_long_the_song_is(bench):
+    made = bench(Song())
+    made.project.create()
+    write_tokens(made.project.begin("stage1"), tokens("stage1", frames=1000))
+    [need] = budget.needs(made, ["stage2"])
+    assert need.rows == 8, "four windows a track"
+    assert budget.weigh_disk(made, [need]).song == 20 * 3 * 2 * 44_100
+
+
+def test_a_song_without_words_cannot_be_weighed(bench):
+    with pytest.raises(LyricsError, match=r"song has no lyrics\.txt or no genre\.txt: give --lyrics and --genre\.$"):
+        budget.needs(bench(Song()), ["stage1"])
+
+
+def test_the_disk_holds_the_song_and_what_is_downloaded(bench):
+    made = bench()
+    disk = budget.weigh_disk(made, budget.needs(made, ["stage1", "stage2", "audio"]))
+    assert disk.download == 17_879_978_943
+    assert disk.song_free > 0
+    assert budget.weigh_disk(made, budget.needs(toy_bench(bench), ["stage1"])).download == 0
+    other = bench(stage1__model="someone/another")
+    assert budget.weigh_disk(other, budget.needs(other, ["stage1"])).download is None
+
+
+# Refusing
+
+
+def refusal(bench: Workbench, stages) -> str:
+    with pytest.raises(EngineError) as caught:
+        budget.check(bench, budget.needs(bench, stages))
+    return str(caught.value)
+
+
+def test_weights_that_do_not_fit_are_refused(bench):
+    text = refusal(bench(free=11.4, execution__dtype="bfloat16"), ["stage1"])
+    assert text == (
+        "stage 1 needs 13.2 GB of memory (12.4 GB of weights, 0.8 GB of cache for 2 rows of 6,025 tokens); "
+        "this machine has 11.4 GB free. No preset fits here; close what else uses memory, or take a smaller model. "
+        "Nothing was loaded."
+    )
+
+
+def test_a_shorter_context_is_proposed_where_it_helps(bench):
+    values = {"execution__dtype": "bfloat16", "segments": 2}
+    text = refusal(bench(free=13.1, **values), ["stage1"])
+    assert "--set stage1.context=4864 fits, or sing fewer --segments." in text
+    made = bench(free=13.1, stage1__context=4864, **values)
+    assert budget.check(made, budget.needs(made, ["stage1"])) == [
+        "stage 1 may need 13.2 GB of memory at its peak; this machine has 13.1 GB free"
+    ]
+
+
+def test_half_the_bytes_are_proposed_where_float32_does_not_fit(bench):
+    assert "--set execution.dtype=bfloat16 halves that." in refusal(bench(free=20), ["stage1"])
+
+
+def test_fewer_rows_are_proposed_where_they_were_asked_for(bench):
+    text = refusal(bench(free=4.2, execution__dtype="bfloat16", execution__rows=2), ["stage2"])
+    assert "Use fewer --set execution.rows." in text
+
+
+def test_presets_that_fit_are_named_and_those_that_change_the_song_are_not(bench, monkeypatch):
+    known = {
+        "small": {"execution.dtype": "bfloat16"},
+        "absent": {"execution.engine": "another"},
+        "huge": {"execution.dtype": "float32"},
+        "toys": TOY,
+        "empty": {},
+    }
+    monkeypatch.setattr(presets, "names", lambda: sorted(known))
+    monkeypatch.setattr(presets, "find", lambda name: Preset(name, "", known[name]))
+    monkeypatch.setattr(Workbench, "free_bytes", lambda bench: 14 * GB)
+    made = bench(free=14)
+    need = Need("stage1", "en-cot", False, 25 * GB, 4 * GB, 0)
+    assert budget.fitting_presets(made, "stage1") == ["small"]
+    made.dtype = torch.float16  # so that no other remedy comes first
+    with pytest.raises(EngineError, match=r"Presets that fit: small\. Nothing was loaded\.$"):
+        budget.check(made, [need])
+
+
+def test_what_fits_is_not_complained_of(bench):
+    made = bench(execution__dtype="bfloat16")
+    assert budget.check(made, budget.needs(made, ["stage1", "stage2", "audio"])) == []
+
+
+# Pretending
+
+
+def test_a_limit_never_adds_memory():
+    cpu = torch.device("cpu")
+    assert machine.free_bytes(cpu, 0.25) == GB // 4
+    assert machine.free_bytes(cpu, 1e6) < 10**15
+
+
+@pytest.mark.parametrize(("capability", "dtype"), [(7.5, torch.float16), (8.0, torch.bfloat16), (9.0, torch.bfloat16)])
+def test_another_compute_capability_may_mean_another_dtype(capability, dtype):
+    assert machine.choose_dtype("auto", torch.device("cuda"), capability) == dtype
+    assert machine.choose_dtype("float32", torch.device("cuda"), capability) == torch.float32
+    assert machine.choose_dtype("auto", torch.device("cpu"), capability) == torch.float32
+
+
+def test_rows_honour_the_limit(tmp_path, home, place):
+    """From the command line to the number of rows that stage 2 is made with."""
+    done("run", "song", "--preset", "demo", "--lyrics", "lyrics.txt", "--genre", "slow folk", "--dry-run")
+    Path("long.txt").write_text("[verse]\n" + "la " * 30 + "\n[chorus]\n" + "la " * 30)
+    options = ["--preset", "demo", "--lyrics", "long.txt", "--genre", "slow folk", "--json"]
+    wide = done("plan", "song", *options).answer["stages"][1]["needs"]
+    narrow = done("plan", "song", *options, "--set", "execution.memory_limit=0.016").answer["stages"][1]["needs"]
+    assert (wide["rows"], narrow["rows"]) == (4, 1)
+
+
+# yue plan
+
+
+def test_a_plan_says_what_each_stage_needs_and_makes_nothing(place):
+    before = contents(place)
+    outcome = done("plan", "song", "--preset", "demo", "--lyrics", "lyrics.txt", "--genre", "slow folk")
+    lines = outcome.out.splitlines()
+    assert lines[0] == "stage1  would be made: missing (not made yet)"
+    assert lines[1].startswith("        toy · 0.0 GB of weights, 0.0 GB of cache for 2 rows of ")
+    assert [line for line in lines if line.startswith("device  this machine · float32 · ")]
+    assert [line for line in lines if line.startswith("disk    1 MB for the song, ")]
+    assert contents(place) == before
+    assert done("run", "song", "--dry-run", "--preset", "demo", *COMMAND[:4]).out == outcome.out
+
+
+def test_a_plan_without_models_uses_the_published_sizes(place):
+    answer = done("plan", "song", *COMMAND, "--json").answer
+    assert [stage["needs"]["model"] for stage in answer["stages"]] == ["en-cot", "s2", "codec"]
+    assert answer["disk"]["download"] == 17_879_978_943
+    assert answer["dtype"] == "bfloat16"
+    assert answer["settings"]["stage1.context"] == 16384
+    assert "en-cot (not here: weighed as published) · 12.4 GB of weights" in done("plan", "song", *COMMAND).out
+
+
+@pytest.mark.parametrize("command", [["plan"], ["run", "--dry-run"]])
+def test_a_plan_that_cannot_fit_is_refused(place, command):
+    before = contents(place)
+    text = refused(*command, "song", *COMMAND, "--set", "execution.memory_limit=11.4")
+    assert text.startswith("stage 1 needs 13.2 GB of memory (12.4 GB of weights, ")
+    assert "; this machine has 11.4 GB free. " in text
+    assert contents(place) == before
+
+
+def test_a_run_that_cannot_fit_is_refused_before_anything_loads(place):
+    options = ["--preset", "demo", "--lyrics", "lyrics.txt", "--genre", "slow folk"]
+    text = refused("run", "song", *options, "--set", "execution.memory_limit=0.012")
+    assert text.startswith("stage 1 needs 0.0 GB of memory (")
+    assert text.endswith(" Nothing was loaded.")
+    assert not (place / "song" / "stage1").exists()
+    done("run", "song", *options, "--set", "execution.memory_limit=0.02", "--segments", "1")
+
+
+def test_stages_that_stay_need_nothing(place):
+    project = Project(Path("song"))
+    project.create()
+    for stage in ("stage1", "stage2"):
+        write_tokens(project.begin(stage), tokens(stage))
+    out = done("plan", "song").out.splitlines()
+    assert out[0] == "stage1  stays: foreign (not written by this yue)"
+    assert out[1] == "stage2  stays: foreign (not written by this yue)"
+    assert out[2] == "audio   would be made: missing (not made yet)"
+    assert "codec" in out[3]

@@ -1,0 +1,273 @@
+"""What each stage needs of a machine, known before anything loads: memory, rows, disk, download.
+
+Weights and cache are exact, from the sizes in a model's config.json. Work, what computing takes beside them, is an
+estimate. A model that is not here is weighed as the published one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from yue_cli import hub, machine, models, presets, prompt
+from yue_cli.artifacts import TRACKS, read_array
+from yue_cli.engines import ModelFacts
+from yue_cli.errors import ArtifactError, EngineError, LyricsError, YueError
+from yue_cli.settings import Layer, combine, flatten, is_execution
+from yue_cli.stages import stage1, stage2
+from yue_cli.tokenizer import TOKENIZER_FILE, Tokenizer
+from yue_cli.vocab import FRAME_RATE, WINDOW_FRAMES, Vocabulary
+from yue_cli.weights import ModelFolder
+from yue_cli.workbench import TITLES, Workbench
+
+_GPU_LIBRARY_BYTES = 300_000_000  # what CUDA's libraries take for themselves
+_DECODE_WEIGHTS = 277_000_000  # the published codec's decoder and both vocoders
+_DECODE_WORK, _DECODE_WORK_A_SECOND = 110_000_000, 530_000  # measured; the README has the table
+_ENCODE_WEIGHTS, _ENCODE_WORK = 496_000_000, 500_000_000  # the published encoders, and a guess
+_SOUND_BYTES_A_SECOND = 3 * 2 * 44_100  # the mix and both stems
+_CONTEXT_STEP, _SHORTEST_CONTEXT = 256, 4096  # of a context that is proposed: below, too little of a song is seen
+_PARAMETERS = {"stage1": 6_224_613_376, "stage2": 1_962_543_104}
+
+
+@dataclass(frozen=True)
+class Need:
+    """What one stage needs; sizes in bytes."""
+
+    stage: str
+    model: str
+    is_here: bool  # else the sizes are those of the published model
+    weights: int
+    cache: int
+    work: int
+    rows: int | None = None
+    length: int | None = None  # tokens of a row
+
+    @property
+    def certain(self) -> int:
+        """What it needs at the very least."""
+        return self.weights + self.cache
+
+    @property
+    def total(self) -> int:
+        return self.certain + self.work
+
+
+@dataclass(frozen=True)
+class Disk:
+    """What a song and its models need of the disk; sizes in bytes. `download` is None where a size is not known."""
+
+    song: int
+    song_free: int
+    download: int | None
+    download_free: int
+
+
+def needs(bench: Workbench, stages: Sequence[str]) -> list[Need]:
+    """Weigh the stages that are to be made. Raises LyricsError without words, CheckpointError for a broken model."""
+    found = []
+    for stage in stages:
+        if stage == "stage1":
+            found.append(_weigh_stage1(bench))
+        elif stage == "stage2":
+            found.append(_weigh_stage2(bench, "stage1" in stages))
+        else:
+            found.append(_weigh_codec(bench, stage, "stage1" in stages))
+    return found
+
+
+def check(bench: Workbench, found: Sequence[Need]) -> list[str]:
+    """Refuse what cannot fit into memory; say what is tight. Raises EngineError."""
+    free, warnings = bench.free_bytes(), []
+    for need in found:
+        if need.stage in ("reference", "audio"):
+            continue  # far smaller than the stages between them
+        if need.certain > free:
+            raise EngineError(
+                f"{TITLES[need.stage]} needs {need.certain / 1e9:.1f} GB of memory ({describe(need)}); "
+                f"{bench.device_name} has {free / 1e9:.1f} GB free. {_remedy(bench, need, free)} Nothing was loaded."
+            )
+        if need.total > free:
+            warnings.append(
+                f"{TITLES[need.stage]} may need {need.total / 1e9:.1f} GB of memory at its peak; {bench.device_name} "
+                f"has {free / 1e9:.1f} GB free"
+            )
+    return warnings
+
+
+def describe(need: Need) -> str:
+    """Say what a stage's memory goes to."""
+    words = f"{need.weights / 1e9:.1f} GB of weights"
+    if need.rows is not None and need.length is not None:
+        rows = "1 row" if need.rows == 1 else f"{need.rows} rows"
+        words += f", {need.cache / 1e9:.1f} GB of cache for {rows} of {need.length:,} tokens"
+    return words
+
+
+def weigh_disk(bench: Workbench, found: Sequence[Need]) -> Disk:
+    """Weigh what will be written."""
+    absent = [_published_bytes(name) for name in {need.model for need in found if not need.is_here}]
+    known = [size for size in absent if size is not None]
+    seconds = _frames(bench, any(need.stage == "stage1" for need in found)) / FRAME_RATE
+    return Disk(
+        song=round(seconds * _SOUND_BYTES_A_SECOND),
+        song_free=hub.free_bytes(bench.project.root),
+        download=sum(known) if len(known) == len(absent) else None,
+        download_free=hub.free_bytes(bench.library.hub.cache) if absent else 0,
+    )
+
+
+def as_json(need: Need) -> dict[str, Any]:
+    """List a need for programs."""
+    facts = asdict(need)
+    del facts["stage"]
+    return facts | {"total": need.total}
+
+
+def choose_rows(bench: Workbench, frames: int, facts: ModelFacts, length: int) -> int:
+    """Choose how many windows of stage 2 are decoded together: all of them, or as many as free memory holds."""
+    tail, rows = bench.settings.stage2.tail, bench.settings.execution.rows
+    assert tail is not None, "settings must be resolved"
+    windows = stage2.count_windows(frames, tail)
+    if rows is not None:
+        return stage2.ladder_step(min(rows, windows))
+    free = bench.free_bytes() - facts.parameter_bytes
+    return stage2.rows_that_fit(free, bytes_per_row=facts.cache_bytes_per_token * length, windows=windows)
+
+
+def published_facts(part: str, item_bytes: int) -> ModelFacts:
+    """Give the sizes of a published model. Source: its config.json, as the ports of YuE quote it."""
+    first = part == "stage1"
+    return ModelFacts(
+        vocabulary_size=83_968 if first else 83_840,
+        max_length=16_384 if first else 8_192,
+        parameter_bytes=_PARAMETERS[part] * item_bytes,
+        cache_bytes_per_token=2 * 32 * (4 if first else 16) * 128 * item_bytes,
+        work_bytes=512 * (12 * (4096 if first else 2048) + 4 * (11_008 if first else 5_504) * item_bytes),
+        work_bytes_per_token=512 * (8 if first else 1) * (1 + item_bytes),
+    )
+
+
+def _weigh_stage1(bench: Workbench) -> Need:
+    lyrics, wanted, genre = bench.request.lyrics, bench.request.segments, bench.request.song.genre
+    if lyrics is None or wanted is None or genre is None:
+        raise LyricsError(f"{bench.project.root} has no lyrics.txt or no genre.txt: give --lyrics and --genre.")
+    name, model = _find(bench, "stage1")
+    facts = _facts(bench, "stage1", model)
+    settings = replace(bench.settings.stage1, context=min(bench.settings.stage1.context, facts.max_length))
+    if model is not None and (model.path / TOKENIZER_FILE).is_file():
+        vocabulary = Vocabulary.read(model.path)
+        tokenizer = Tokenizer(model.path / TOKENIZER_FILE, vocabulary)
+        prompts = prompt.build(tokenizer, vocabulary, genre, lyrics.sections, bench.settings.rules)
+        length = stage1.needed_length(prompts, settings, wanted)
+    else:
+        # About three bytes of text make one token; the lyrics are read as a whole and once more part by part.
+        text = 2 * sum(len(section.prompt_text.encode()) for section in lyrics.sections) + len(genre.encode())
+        length = text // 3 + wanted * (settings.max_new_tokens + 1)
+    length = min(settings.context, length + _reference_tokens(bench))
+    return _need(bench, "stage1", name, model, facts, stage1.needed_rows(settings), length)
+
+
+def _reference_tokens(bench: Workbench) -> int:
+    """Count the tokens of the audio prompt at the most: both tracks take turns."""
+    asked = bench.request.song.reference
+    if asked is None:
+        return 0
+    tracks = 1 if len(asked.sources) == 1 else 2
+    return tracks * round((asked.end_s - asked.start) * FRAME_RATE)
+
+
+def _weigh_stage2(bench: Workbench, after_stage1: bool) -> Need:
+    name, model = _find(bench, "stage2")
+    facts, frames = _facts(bench, "stage2", model), _frames(bench, after_stage1)
+    length = stage2.cache_length(min(frames, WINDOW_FRAMES))
+    return _need(bench, "stage2", name, model, facts, choose_rows(bench, frames, facts, length), length)
+
+
+def _weigh_codec(bench: Workbench, stage: str, after_stage1: bool) -> Need:
+    """Weigh the published codec: others are not larger. It is only looked for, not converted."""
+    asked, part = bench.asked(stage)
+    name = asked or models.DEFAULTS[part]
+    known = models.find_source(name)
+    is_here = name in bench.library.makers or Path(name).expanduser().exists()
+    if not is_here and isinstance(known, models.Model):
+        is_here = bench.library.state(known).word == "here"
+    if stage == "reference":
+        return Need(stage, name, is_here, _ENCODE_WEIGHTS, 0, _ENCODE_WORK)
+    work = _DECODE_WORK + round(_frames(bench, after_stage1) / FRAME_RATE * _DECODE_WORK_A_SECOND)
+    return Need(stage, name, is_here, _DECODE_WEIGHTS, 0, work)
+
+
+def _need(
+    bench: Workbench, stage: str, name: str, model: ModelFolder | None, facts: ModelFacts, rows: int, length: int
+) -> Need:
+    work = facts.work_bytes + facts.work_bytes_per_token * length
+    if bench.device.type == "cuda":
+        work += _GPU_LIBRARY_BYTES
+    cache = facts.cache_bytes_per_token * rows * length
+    return Need(stage, name, model is not None, facts.parameter_bytes, cache, work, rows, length)
+
+
+def _find(bench: Workbench, stage: str) -> tuple[str, ModelFolder | None]:
+    """Name a language model and find its folder. Nothing is fetched."""
+    name, part = bench.asked(stage)
+    return name or models.DEFAULTS[part], bench.library.find(name, part)
+
+
+def _facts(bench: Workbench, part: str, model: ModelFolder | None) -> ModelFacts:
+    return published_facts(part, bench.dtype.itemsize) if model is None else bench.describe(model)
+
+
+def _frames(bench: Workbench, before_stage1: bool) -> int:
+    """Count the frames of a song: those of its tokens, or about what its lyrics will make."""
+    if not before_stage1:
+        try:
+            track = read_array(bench.project.folder("stage1") / f"{TRACKS[0]}.npy", "")
+            return max(1, int(track.shape[-1]))
+        except ArtifactError:
+            pass  # the stage itself will say it better
+    lyrics = bench.request.lyrics
+    if lyrics is None:
+        return WINDOW_FRAMES
+    limit_s = bench.settings.stage1.max_new_tokens / (2 * FRAME_RATE)
+    sung = lyrics.sections[: bench.request.segments]
+    return max(1, round(FRAME_RATE * sum(min(section.seconds or limit_s, limit_s) for section in sung)))
+
+
+def _published_bytes(name: str) -> int | None:
+    source = models.find_source(name)
+    return source.bytes if isinstance(source, models.Model) else None
+
+
+def _remedy(bench: Workbench, need: Need, free: int) -> str:
+    if need.rows and need.length and need.stage == "stage1":
+        room = (free - need.weights) * need.length // need.cache // _CONTEXT_STEP * _CONTEXT_STEP
+        if room >= _SHORTEST_CONTEXT:
+            return f"--set stage1.context={room} fits, or sing fewer --segments."
+    if bench.dtype.itemsize == 4 and need.certain // 2 <= free:
+        return "--set execution.dtype=bfloat16 halves that."
+    if need.stage == "stage2" and bench.settings.execution.rows is not None and need.rows != 1:
+        return "Use fewer --set execution.rows."
+    fitting = fitting_presets(bench, need.stage)
+    if fitting:
+        return f"Presets that fit: {', '.join(fitting)}."
+    return "No preset fits here; close what else uses memory, or take a smaller model."
+
+
+def fitting_presets(bench: Workbench, stage: str) -> list[str]:
+    """Name the presets that change nothing but how a song is computed, and with which a stage fits."""
+    fitting = []
+    for name in presets.names():
+        preset = presets.find(name)
+        if not preset.values or not all(map(is_execution, preset.values)):
+            continue
+        settings, _ = combine([Layer("now", flatten(bench.settings)), preset.layer()])
+        try:
+            other = bench.with_settings(settings)
+            # A pretended limit is one of the device that is in use now.
+            same = other.device == bench.device
+            free = other.free_bytes() if same else machine.free_bytes(other.device)
+            if needs(other, [stage])[0].total <= free:
+                fitting.append(name)
+        except YueError:  # an engine or a device that is not there
+            continue
+    return fitting
