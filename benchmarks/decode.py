@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 
 from xcodec_mini_infer import FRAME_RATE, checkpoint
 from xcodec_mini_infer.acoustic import Snake
-from xcodec_mini_infer.codec import CodecConfig
+from xcodec_mini_infer.codec import Codec, CodecConfig
 from xcodec_mini_infer.vocoder import VocoderConfig
 from yue_cli import mixing
 from yue_cli.stages.decode import Decoders, Stems, decode, open_codec
@@ -55,12 +56,24 @@ def unfold(decoder: nn.Module) -> None:
             unfold(module)
 
 
+def decode_plainly(codec: Codec, codes: Tensor) -> Tensor:
+    """Run the 16 kHz decoder layer by layer over the whole track."""
+    decoder: Any = codec.decoder
+    x = decoder.first(codec.to_decoder(codec.embed(codes).transpose(1, 2)).transpose(1, 2))
+    for block in decoder.blocks:
+        x = block.upsample(block.snake(x))
+        for unit in block.residuals:
+            x = x + unit.pointwise(unit.second_snake(unit.dilated(unit.snake(x))))
+    wave: Tensor = decoder.last(decoder.snake(x))[:, 0]
+    return wave
+
+
 @torch.inference_mode()
 def decode_in_one_piece(decoders: Decoders, vocal: np.ndarray, instrumental: np.ndarray) -> Stems:
     """Decode whole tracks, one network after the other. `decoders` must have been unfolded."""
     codec = decoders.codec
     tracks = [torch.from_numpy(track)[None] for track in (vocal, instrumental)]
-    low = sum(codec.decode_embedding(codec.embed(track)).clamp(-mixing.LIMIT, mixing.LIMIT) for track in tracks)
+    low = sum(decode_plainly(codec, track).clamp(-mixing.LIMIT, mixing.LIMIT) for track in tracks)
     stems = [
         vocoder.decode(codec.embed(track)).numpy()
         for vocoder, track in zip((decoders.vocal, decoders.instrumental), tracks, strict=True)

@@ -49,8 +49,11 @@ class ResidualUnit(nn.Module):
         self.pointwise = nn.Conv1d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.dilated(self.snake(x))
-        return self.pointwise(self.second_snake(y)).add_(x)
+        y = self.second_snake(self.dilated(self.snake(x)))
+        # On a CPU the pointwise convolution is twice as fast as a matrix product, which adds x on the way.
+        weight, bias = self.pointwise.weight, self.pointwise.bias
+        assert bias is not None
+        return (x + bias[:, None]).baddbmm_(weight[:, :, 0].expand(len(x), -1, -1), y)
 
 
 class UpsamplingBlock(nn.Module):
