@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,11 +19,11 @@ SOUNDS = [str(resource(f"prompt_egs/{name}.ogg")) for name in ("vocal", "instrum
 FOLLOW = ["--vocal", SOUNDS[0], "--instrumental", SOUNDS[1]]
 LYRICS = "[verse]\nOne small light in the rain\n\n[chorus]\nCome home again\n"
 
-# Runs the real command and kills itself: before the N-th operation on a file of the song, or after some seconds.
-# File operations are seen by Python's audit hook, so nothing of the product is replaced.
+# Runs the real command and kills itself: before the N-th operation on a file of the song, or the N-th step of an
+# engine. File operations are seen by Python's audit hook and steps are only counted: the product does its own work.
 DRIVER = textwrap.dedent(
     """
-    import os, signal, sys, threading
+    import os, signal, sys
 
     def kill():
         os.kill(os.getpid(), signal.SIGKILL)
@@ -40,12 +39,20 @@ DRIVER = textwrap.dedent(
                 if mode == "operation" and len(seen) == int(limit):
                     kill()
 
-    from yue_cli import pipeline  # loads torch first, so that seconds count from the work
+    from yue_cli.engines.native.engine import NativeEngine
     from yue_cli.main import execute
 
+    steps, step = 0, NativeEngine.step
+
+    def counted_step(*arguments):
+        global steps
+        steps += 1
+        if mode == "step" and steps == int(limit):
+            kill()
+        return step(*arguments)
+
+    NativeEngine.step = counted_step
     sys.addaudithook(watch)
-    if mode == "seconds":
-        threading.Timer(float(limit), kill).start()
     code = execute(arguments)
     print("operations:", *seen)
     sys.stdout.flush()
@@ -64,7 +71,7 @@ class Songs:
         self.environment = os.environ | {"YUE_HOME": str(root / "home")}
 
     def run(
-        self, name: str, mode: str = "never", limit: float = 0, more: list[str] | None = None
+        self, name: str, mode: str = "never", limit: int = 0, more: list[str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         folder = self.root / name
         folder.mkdir(exist_ok=True)
@@ -93,15 +100,14 @@ def songs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def undisturbed(songs):
-    """Make the song once: its files, the files it worked on one after the other, and the seconds it took."""
+    """Make the song once: its files, and the files that it worked on one after the other."""
     songs.run("warm-up")
-    began = time.monotonic()
     result = songs.run("undisturbed")
     assert result.returncode == 0, result.stderr
     contents = songs.contents("undisturbed")
     assert {"stage1/vocal.npy", "stage2/manifest.json", "audio/mix.wav"} <= contents.keys()
     operations = result.stdout.split("operations:")[1].split()
-    return contents, operations, time.monotonic() - began
+    return contents, operations
 
 
 def assert_same_song(songs, name, contents):
@@ -115,7 +121,7 @@ def assert_same_song(songs, name, contents):
 
 @pytest.mark.slow
 def test_killed_before_operations_on_files_all_over_the_run(songs, undisturbed):
-    contents, operations, _ = undisturbed
+    contents, operations = undisturbed
     points = sorted({1 + number * (len(operations) - 1) // 23 for number in range(24)})
     touched = [operations[point - 1] for point in points]
     assert all(sum(stage in path for path in touched) >= 3 for stage in ("stage1", "stage2", "audio")), touched
@@ -134,11 +140,12 @@ def test_killed_before_operations_on_files_all_over_the_run(songs, undisturbed):
 
 @pytest.mark.slow
 def test_killed_again_and_again_while_it_works(songs, undisturbed):
-    contents, _, seconds = undisturbed
-    deaths = 0
-    for fraction in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6):
-        deaths += songs.run("again-and-again", "seconds", fraction * seconds).returncode == -signal.SIGKILL
-    assert deaths >= 2
+    contents, _ = undisturbed
+    # Two segments of 59 steps after their first id, then 419 of stage 2: in the first segment, in the second, and
+    # twice in stage 2, which then has only its own steps.
+    for steps in (30, 90, 150, 300):
+        killed = songs.run("again-and-again", "step", steps)
+        assert killed.returncode == -signal.SIGKILL, f"not killed at step {steps}: {killed.stderr}"
     assert_same_song(songs, "again-and-again", contents)
 
 
