@@ -5,10 +5,18 @@ import io
 import json
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
+import yaml
+
+from tests.folders import contents
 from yue_cli.main import execute
+from yue_cli.project import STAGES
 
+GENRE = "slow folk"
 LYRICS = "[verse]\nOne light\n\n[chorus]\nCome home\n"
+SHORT = ["--preset", "demo", "--set", "stage1.min_new_tokens=8", "--set", "stage1.max_new_tokens=8"]
+SEED = 7
 
 
 @dataclass(frozen=True)
@@ -52,3 +60,22 @@ def refused(*arguments: object, stdin: bytes = b"") -> str:
     assert outcome.err.endswith(f"{last}\n")
     assert not [line for line in told if line.startswith(("error", "Traceback"))]
     return last.removeprefix("error: ")
+
+
+def stored(song: Path) -> dict:
+    return yaml.safe_load((song / "song.yaml").read_text())
+
+
+def history(song: Path) -> list[str]:
+    """List what was replaced, without the times."""
+    return sorted(path.name.partition("-")[0] for path in song.glob("history/*"))
+
+
+def is_within(before: dict, song: Path) -> bool:
+    """Tell whether every stage of before is still there: in its place or whole in history."""
+    places = [song / stage for stage in STAGES] + list(song.glob("history/*"))
+    now = [contents(path) for path in places]
+    return all(
+        {name.removeprefix(f"{stage}/"): held for name, held in before.items() if name.startswith(f"{stage}/")} in now
+        for stage in STAGES
+    )

@@ -1,4 +1,5 @@
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -12,7 +13,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"
 os.environ["HF_HOME"] = str(Path(tempfile.gettempdir()) / "yue-no-models")  # never made
 
-from tests.command_line import LYRICS
+from tests.command_line import GENRE, LYRICS, SEED, SHORT, done
 
 
 @pytest.fixture(scope="session")
@@ -28,3 +29,20 @@ def place(home, tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     Path("lyrics.txt").write_text(LYRICS)
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def finished_song(home, tmp_path_factory) -> Path:
+    """A whole song, sung once."""
+    folder = tmp_path_factory.mktemp("songs")
+    (folder / "lyrics.txt").write_text(LYRICS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("YUE_HOME", str(home))
+        done("run", folder / "song", *SHORT, "--lyrics", folder / "lyrics.txt", "--genre", GENRE, "--seed", SEED)
+    return folder / "song"
+
+
+@pytest.fixture
+def song(finished_song, place) -> Path:
+    """A whole song of one's own."""
+    return Path(shutil.copytree(finished_song, place / "song"))
