@@ -79,3 +79,8 @@ def is_within(before: dict, song: Path) -> bool:
         {name.removeprefix(f"{stage}/"): held for name, held in before.items() if name.startswith(f"{stage}/")} in now
         for stage in STAGES
     )
+
+
+def planned(outcome: Outcome) -> list[str]:
+    """Pick what a plan says of the stages, without what they need."""
+    return [line for line in outcome.out.splitlines() if " stays: " in line or " would be made: " in line]

@@ -22,6 +22,12 @@ def home(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("home")
 
 
+@pytest.fixture(autouse=True)
+def enough_memory(monkeypatch) -> None:
+    """More than any published model needs, whatever the machine that runs the tests has."""
+    monkeypatch.setattr("yue_cli.machine.measure_free_bytes", lambda device: 64 * 10**9)
+
+
 @pytest.fixture
 def place(home, tmp_path, monkeypatch) -> Path:
     """Work in an empty folder but for lyrics, with the toy at hand."""

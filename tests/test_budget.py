@@ -54,12 +54,12 @@ PUBLISHED = {
 def bench(tmp_path, home):
     """Make a bench for a song, with no model of the hub and as much memory as a test says."""
 
-    def make(song: Song = SONG, free: float = 100, **values) -> Workbench:
-        layers = [Layer("test", {key.replace("__", "."): value for key, value in values.items()})]
-        request = read_request(song, resolve(combine(layers)[0]))
+    def make(song: Song = SONG, free: float = 60, **values) -> Workbench:
+        given = {key.replace("__", "."): value for key, value in values.items()}
+        layer = Layer("test", {"execution.memory_limit": float(free), **given})
+        request = read_request(song, resolve(combine([layer])[0]))
         made = Workbench(Project(tmp_path / "song"), request, home, ignore, lambda *_: None)
         made.library = Library(home, MAKERS, hub=Hub(cache=tmp_path / "hub"))
-        made.free_bytes = lambda: round(free * GB)  # type: ignore[method-assign]
         return made
 
     return make
@@ -209,13 +209,18 @@ def test_presets_that_fit_are_named_and_those_that_change_the_song_are_not(bench
     }
     monkeypatch.setattr(presets, "names", lambda: sorted(known))
     monkeypatch.setattr(presets, "find", lambda name: Preset(name, "", known[name]))
-    monkeypatch.setattr(Workbench, "free_bytes", lambda bench: 14 * GB)
     made = bench(free=14)
     need = Need("stage1", "en-cot", False, 25 * GB, 4 * GB, 0)
     assert budget.fitting_presets(made, "stage1") == ["small"]
     made.dtype = torch.float16  # so that no other remedy comes first
     with pytest.raises(EngineError, match=r"Presets that fit: small\. Nothing was loaded\.$"):
         budget.check(made, [need])
+
+
+def test_a_model_of_unknown_size_is_not_refused_before_it_is_here(bench):
+    made = bench(free=1, stage1__model="someone/another", execution__dtype="bfloat16")
+    [warning] = budget.check(made, budget.needs(made, ["stage1"]))
+    assert warning.startswith("stage 1 may need 13.4 GB of memory at its peak; this machine has 1.0 GB free")
 
 
 def test_what_fits_is_not_complained_of(bench):

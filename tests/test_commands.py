@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import yue_cli.pipeline  # noqa: F401  loaded once, before a test gives up its rights
-from tests.command_line import GENRE, LYRICS, SEED, SHORT, Outcome, done, history, is_within, refused, stored, yue
+from tests.command_line import GENRE, LYRICS, SEED, SHORT, done, history, is_within, planned, refused, stored, yue
 from tests.folders import contents, refusing_folder
 from yue_cli.artifacts import MANIFEST_FILE
 from yue_cli.project import STAGES, Project
@@ -182,11 +182,6 @@ def test_a_run_interrupted_between_batches_goes_on_with_the_same_rows(finished_s
 
 
 # Trying without doing
-
-
-def planned(outcome: Outcome) -> list[str]:
-    """Pick what is said of the stages, without what they need."""
-    return [line for line in outcome.out.splitlines() if line.startswith(STAGES)]
 
 
 def test_a_dry_run_of_a_new_song_makes_nothing(place):

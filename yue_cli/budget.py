@@ -81,7 +81,8 @@ def check(bench: Workbench, found: Sequence[Need]) -> list[str]:
     for need in found:
         if need.stage in ("reference", "audio"):
             continue  # far smaller than the stages between them
-        if need.certain > free:
+        is_known = need.is_here or isinstance(models.find_source(need.model), models.Model)
+        if need.certain > free and is_known:
             raise EngineError(
                 f"{TITLES[need.stage]} needs {need.certain / 1e9:.1f} GB of memory ({describe(need)}); "
                 f"{bench.device_name} has {free / 1e9:.1f} GB free. {_remedy(bench, need, free)} Nothing was loaded."

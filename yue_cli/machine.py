@@ -70,7 +70,7 @@ def choose_dtype(name: str, device: torch.device, pretended_capability: float | 
 
 def free_bytes(device: torch.device, limit_gb: float | None = None) -> int:
     """Tell how much memory a new allocation on this device may take, `limit_gb` at the most."""
-    free = _free_bytes(device)
+    free = measure_free_bytes(device)
     return free if limit_gb is None else min(free, round(limit_gb * 1e9))
 
 
@@ -81,7 +81,8 @@ def device_name(device: torch.device) -> str:
     return f"cuda:{device.index or 0} ({torch.cuda.get_device_name(device)})"
 
 
-def _free_bytes(device: torch.device) -> int:
+def measure_free_bytes(device: torch.device) -> int:
+    """Tell how much memory is free, by the driver or the system."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:

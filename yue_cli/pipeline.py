@@ -89,8 +89,7 @@ class Pipeline:
             self._check_reference(asked)
         # The request, seed included, is on disk before anything loads. What cannot be done at all is not stored.
         self._store(asked)
-        self._check_memory(list(todo))
-        self._check_models(todo)
+        self._check_models(list(todo))
         for state in states:
             if state.stage in wanted and state.stage not in todo:
                 self._tell_kept(state)
@@ -150,24 +149,21 @@ class Pipeline:
             )
         audio_prompt.check_files(asked.reference)
 
-    def _check_memory(self, stages: Sequence[str]) -> None:
-        """Refuse what cannot fit, before anything is fetched or loaded. Raises CheckpointError, EngineError."""
-        needs = budget.needs(self.bench, stages)
-        if self.bench.library.hub.offline:
-            needs = [need for need in needs if need.is_here]  # the others are refused for not being here
-        for warning in budget.check(self.bench, needs):
-            self.bench.emit(Warned(warning))
-
-    def _check_models(self, stages: Iterable[str]) -> None:
+    def _check_models(self, stages: Sequence[str]) -> None:
         """Look at every model that will be needed, before the first one works for minutes.
 
-        Those that are not here are fetched. Raises CheckpointError, DownloadError, StorageError.
+        Those that are not here are fetched. What cannot fit into memory is refused, by the published sizes before
+        that. Raises CheckpointError, DownloadError, EngineError, StorageError.
         """
+        if not self.bench.library.hub.offline:  # else what is not here is refused for that
+            budget.check(self.bench, budget.needs(self.bench, stages))
         self.bench.fetch_models(stages)
         for stage in stages:
             model = self.bench.model(stage)
             if stage in ("stage1", "stage2"):
                 self.bench.describe(model)
+        for warning in budget.check(self.bench, budget.needs(self.bench, stages)):
+            self.bench.emit(Warned(warning))
 
     def _store(self, asked: Song) -> None:
         self.bench.request = replace(self.request, song=asked)
