@@ -11,6 +11,7 @@ import yaml
 
 from tests.command_line import done, planned, refused, yue
 from tests.folders import contents
+from yue_cli.project import FOLDERS
 from yue_cli.resources import resource
 
 VOCAL, INSTRUMENTAL = (str(resource(f"prompt_egs/{name}.ogg")) for name in ("vocal", "instrumental"))
@@ -282,15 +283,17 @@ def test_a_broken_reference_whose_sound_is_not_known_says_what_to_give(song):
 
 
 def test_a_language_takes_the_model_that_follows_a_reference():
-    told = done("run", "new", *TEXTS, "--audio", VOCAL, "--language", "zh", "--dry-run", "-v").err
+    # Whether it fits into this machine does not matter here.
+    told = yue("run", "new", *TEXTS, "--audio", VOCAL, "--language", "zh", "--dry-run", "-v").err
     assert "setting  stage1.model = zh-icl · command line\n" in told
     assert "--language en takes en-icl" in told
 
 
 def test_a_model_that_follows_no_reference_is_warned_of():
-    told = done("run", "new", *TEXTS, "--audio", VOCAL, "--set", "stage1.model=en-cot", "--dry-run").err
+    told = yue("run", "new", *TEXTS, "--audio", VOCAL, "--set", "stage1.model=en-cot", "--dry-run").err
     assert "warning  en-cot does not follow a reference song; en-icl does\n" in told
-    assert "warning  en-" not in done("run", "new", *TEXTS, "--audio", VOCAL, "--dry-run").err
+    told = yue("run", "new", *TEXTS, "--audio", VOCAL, "--dry-run").err
+    assert "lyrics   " in told and "warning  en-" not in told
 
 
 def test_without_a_named_model_the_one_that_follows_a_reference_is_taken(monkeypatch):
