@@ -11,7 +11,6 @@ import yaml
 
 from tests.command_line import done, planned, refused, yue
 from tests.folders import contents
-from yue_cli.project import FOLDERS
 from yue_cli.resources import resource
 
 VOCAL, INSTRUMENTAL = (str(resource(f"prompt_egs/{name}.ogg")) for name in ("vocal", "instrumental"))
