@@ -181,6 +181,16 @@ def test_a_run_interrupted_between_batches_goes_on_with_the_same_rows(finished_s
     assert not (song / "stage2" / "batches").exists()
 
 
+def test_a_run_interrupted_after_a_stage_says_that_it_is_kept(place, monkeypatch):
+    def stop(project, key, rows):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Project, "begin_batches", stop)
+    outcome = yue("run", "song", *SHORT, "--lyrics", "lyrics.txt", "--genre", GENRE)
+    assert outcome.code == 130
+    assert outcome.err.endswith("interrupted: stage 1 is kept. The same command goes on after it.\n")
+
+
 # Trying without doing
 
 

@@ -16,7 +16,7 @@ from yue_cli.events import Warned
 from yue_cli.project import StageState
 from yue_cli.song import Song
 from yue_cli.vocab import FRAME_RATE
-from yue_cli.workbench import Workbench
+from yue_cli.workbench import TITLES, Workbench
 
 
 @dataclass
@@ -104,6 +104,7 @@ class Pipeline:
                     making.make_stage2(self.bench, state)
                 else:
                     making.make_audio(self.bench, state)
+                self.bench.kept = f"{TITLES[stage]} is kept. The same command goes on after it."
                 still = tuple(name for name in self.request.song.forced if name != stage)
                 self._store(replace(self.request.song, forced=still))
         except KeyboardInterrupt as error:
