@@ -26,6 +26,7 @@ HOW_TO_SPLIT = "split the mix with audio-separator, then --vocal and --instrumen
 
 
 def make_reference(bench: Workbench) -> None:
+    """Encode the audio prompt into int16 [1, T] a track, in `reference/`. Raises YueError."""
     asked = bench.request.song.reference
     assert asked is not None
     model, sources = bench.model("reference"), asked.sources
@@ -73,6 +74,10 @@ def read_reference(bench: Workbench) -> prompt.Reference | None:
 
 
 def make_stage1(bench: Workbench, state: StageState, from_segment: int | None) -> None:
+    """Sing the missing segments and split all of them into int16 [1, T] a track, in `stage1/`.
+
+    state: what the folder holds. from_segment: keep the segments before it, counted from 1. Raises YueError.
+    """
     asked, lyrics, wanted = bench.request.song, bench.request.lyrics, bench.request.segments
     assert lyrics is not None and asked.genre is not None and wanted is not None
     model = bench.model("stage1")
@@ -163,6 +168,7 @@ def _sing(
 
 
 def make_stage2(bench: Workbench, state: StageState) -> None:
+    """Decode the missing batches of windows into int16 [8, T] a track, in `stage2/`. Raises YueError."""
     settings = bench.settings.stage2
     tokens = read_tokens(bench.project.folder("stage1"), 1, bench.remedy("stage1"))
     inputs = bench.project.hashes("stage1")
@@ -205,6 +211,7 @@ def make_stage2(bench: Workbench, state: StageState) -> None:
 
 
 def make_audio(bench: Workbench, state: StageState) -> None:
+    """Turn all codes into stems and mix, 44.1 kHz, in `audio/`. Raises YueError."""
     settings, asked = bench.settings.decode, bench.request.song
     tokens = read_tokens(bench.project.folder("stage2"), CODEBOOKS, bench.remedy("stage2"))
     inputs = bench.project.hashes("stage2")
