@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.tiny_llama import CONFIG, plain_logits, random_tensors, write_checkpoint
+from tests.tiny_llama import CONFIG, plain_logits, quantize, random_tensors, write_checkpoint, write_quantized
 from yue_cli.engines import describe, open_engine
 from yue_cli.engines.base import Engine
 from yue_cli.errors import CheckpointError
@@ -77,6 +77,23 @@ def test_rotary_settings_of_newer_files_are_read(tmp_path: Path) -> None:
     torch.testing.assert_close(logits.double(), expected, atol=2e-4, rtol=0)
 
 
+def test_quantized_weights_are_not_turned_into_another_dtype(tmp_path: Path) -> None:
+    stored, _ = quantize(random_tensors(), "native-4bit")
+    name = "model.layers.1.mlp.down_proj.values"
+    folder, _ = write_quantized(tmp_path, "native-4bit")
+    save_file(stored | {name: stored[name].to(torch.int16)}, folder / "model.safetensors")
+    assert message(folder) == (
+        f"{folder}/model.safetensors: {name} holds torch.int16; expected torch.uint8. Quantize the original model "
+        "again."
+    )
+
+
+def test_a_quantized_folder_without_its_tensors(tmp_path: Path) -> None:
+    folder, _ = write_quantized(tmp_path, "native-8bit")
+    save_file(random_tensors(), folder / "model.safetensors")
+    assert message(folder) == f"{folder}: no tensor model.layers.0.self_attn.q_proj.values in its 1 file(s)."
+
+
 def test_no_config(tmp_path: Path) -> None:
     assert message(tmp_path) == f"{tmp_path}: no config.json; expected a folder with a model's files."
 
@@ -102,7 +119,17 @@ def test_a_config_that_is_no_json(tmp_path: Path) -> None:
         ({"mlp_bias": True}, "`mlp_bias` is True; this engine reads False only."),
         (
             {"quantization_config": {"quant_method": "exl2"}},
-            "`quantization_config` is {'quant_method': 'exl2'}; this engine reads None only.",
+            "`quantization_config.quant_method` is 'exl2'; this engine reads 'yue-native' only. Take the original "
+            "model; `yue quantize` makes a smaller one of it.",
+        ),
+        (
+            {"quantization_config": {"quant_method": "yue-native", "version": 2}},
+            "`quantization_config.version` is 2, this yue reads 1; update yue, or quantize the original model again.",
+        ),
+        (
+            {"quantization_config": {"quant_method": "yue-native", "version": 1, "format": "native-3bit"}},
+            "`quantization_config` is {'quant_method': 'yue-native', 'version': 1, 'format': 'native-3bit'}; expected "
+            "format native-8bit or native-4bit and, in 4 bits, group 128. Quantize the original model again.",
         ),
         ({"hidden_size": None}, "`hidden_size` is None; expected a whole number above 0."),
         ({"vocab_size": "512"}, "`vocab_size` is '512'; expected a whole number above 0."),

@@ -10,9 +10,10 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 from torch import Tensor
 
-from tests.tiny_llama import CONFIG, Tensors, plain_logits, random_tensors, write_checkpoint
+from tests.tiny_llama import CONFIG, Tensors, plain_logits, random_tensors, write_checkpoint, write_quantized
 from yue_cli.engines import available, describe, names, open_engine
 from yue_cli.engines.base import Engine
 from yue_cli.errors import EngineError
@@ -21,16 +22,59 @@ ROWS, LENGTH = 4, 1300
 LONG = 1100  # more than two of the native engine's prefill chunks
 
 # How far logits (about ±8) may be from an outside reference in float64 that gets the same rounded weights, and from
-# the same engine on another way to the same numbers.
+# the same engine on another way to the same numbers. A quantized model is compared with the weights that its values
+# stand for: what quantizing itself changes is measured elsewhere, and is no business of an engine.
 #   float32: sums in another order.
-#   bfloat16: every activation is rounded to 8 bits, the logits themselves to steps of 0.03.
+#   bfloat16: every activation is rounded to 8 bits, the logits themselves to steps of 0.03; quantized weights are
+#   rounded to 8 bits once more when they are multiplied.
 TOLERANCES = {torch.float32: (2e-4, 1e-4), torch.bfloat16: (0.4, 0.25)}
 
-_opened: dict[tuple[str, str, torch.dtype], Engine] = {}
+# The forms of weights that each engine reads.
+PLAIN = "plain"
+FORMS = {"native": (PLAIN, "native-8bit", "native-4bit")}
+MODELS = [
+    pytest.param((name, form), id=f"{name}-{form}")
+    for name, reason in available().items()
+    if reason is None
+    for form in FORMS[name]
+]
+
+_opened: dict[tuple[str, str, str, torch.dtype], Engine] = {}
+_written: dict[str, tuple[Path, Tensors]] = {}
+
+
+@pytest.fixture(params=MODELS)
+def model(request: pytest.FixtureRequest) -> tuple[str, str]:
+    """Choose an engine and a form of weights."""
+    name, form = request.param
+    return name, form
+
+
+@pytest.fixture
+def name(model: tuple[str, str]) -> str:
+    return model[0]
+
+
+@pytest.fixture
+def written(model: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Tensors]:
+    """Write each form of the checkpoint once; with the weights that it stands for."""
+    form = model[1]
+    if form not in _written:
+        folder = tmp_path_factory.mktemp(form)
+        if form == PLAIN:
+            _written[form] = write_checkpoint(folder), random_tensors()
+        else:
+            _written[form] = write_quantized(folder, form)
+    return _written[form]
+
+
+@pytest.fixture
+def checkpoint(written: tuple[Path, Tensors]) -> Path:
+    return written[0]
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_checkpoint(tmp_path_factory.mktemp("tiny"))
 
 
@@ -40,15 +84,11 @@ def dtype(request: pytest.FixtureRequest) -> torch.dtype:
     return found
 
 
-@pytest.fixture(params=[name for name, reason in available().items() if reason is None])
-def name(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def engine(request: pytest.FixtureRequest, name: str, dtype: torch.dtype, checkpoint: Path) -> Engine:
+def engine(request: pytest.FixtureRequest, model: tuple[str, str], dtype: torch.dtype, checkpoint: Path) -> Engine:
     """Open each engine once for all tests: that a prefill starts fresh is one of the things tested."""
-    key = (name, request.param, dtype)
+    name = model[0]
+    key = (*model, request.param, dtype)
     if key not in _opened:
         device = torch.device(request.param)
         _opened[key] = open_engine(name, checkpoint, rows=ROWS, length=LENGTH, device=device, dtype=dtype)
@@ -77,8 +117,8 @@ def stepped(engine: Engine, prompt: np.ndarray, rest: np.ndarray) -> Tensor:
     return logits
 
 
-def test_logits_are_those_of_a_plain_llama(engine: Engine, dtype: torch.dtype) -> None:
-    tensors: Tensors = {key: value.to(dtype) for key, value in random_tensors().items()}
+def test_logits_are_those_of_a_plain_llama(engine: Engine, dtype: torch.dtype, written: tuple[Path, Tensors]) -> None:
+    tensors: Tensors = {key: value.to(dtype) for key, value in written[1].items()}
     ids = random_ids(40)
     expected = plain_logits(CONFIG, tensors, ids)
     assert_close(dtype, engine.prefill([ids[:30]])[0], expected[29], outside=True)
@@ -88,8 +128,10 @@ def test_logits_are_those_of_a_plain_llama(engine: Engine, dtype: torch.dtype) -
         assert_close(dtype, logits[0], expected[position], outside=True)
 
 
-def test_a_long_prompt_is_read_as_a_plain_llama_would(engine: Engine, dtype: torch.dtype) -> None:
-    tensors: Tensors = {key: value.to(dtype) for key, value in random_tensors().items()}
+def test_a_long_prompt_is_read_as_a_plain_llama_would(
+    engine: Engine, dtype: torch.dtype, written: tuple[Path, Tensors]
+) -> None:
+    tensors: Tensors = {key: value.to(dtype) for key, value in written[1].items()}
     ids = random_ids(LONG)
     assert_close(dtype, engine.prefill([ids])[0], plain_logits(CONFIG, tensors, ids)[-1], outside=True)
 
@@ -210,7 +252,11 @@ def test_an_engine_tells_its_facts(engine: Engine, checkpoint: Path, dtype: torc
     assert facts.vocabulary_size == CONFIG["vocab_size"]
     assert facts.max_length == CONFIG["max_position_embeddings"]
     assert facts.cache_bytes_per_token == 2 * 2 * 2 * 64 * dtype.itemsize
-    assert facts.parameter_bytes == sum(tensor.numel() for tensor in random_tensors().values()) * dtype.itemsize
+    with safe_open(checkpoint / "model.safetensors", "pt") as file:
+        stored = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    assert facts.parameter_bytes == sum(
+        tensor.numel() * dtype.itemsize if key.endswith(".weight") else tensor.nbytes for key, tensor in stored.items()
+    )
     planned = facts.parameter_bytes + facts.cache_bytes_per_token * ROWS * LENGTH
     assert planned <= engine.memory < 1.2 * planned
 
@@ -224,27 +270,27 @@ def test_a_closed_engine_holds_no_memory(name: str, checkpoint: Path) -> None:
         engine.prefill([random_ids(3)])
 
 
-def test_auto_is_the_native_engine(checkpoint: Path) -> None:
-    engine = open_engine("auto", checkpoint, rows=1, length=8, device=torch.device("cpu"), dtype=torch.float32)
+def test_auto_is_the_native_engine(plain: Path) -> None:
+    engine = open_engine("auto", plain, rows=1, length=8, device=torch.device("cpu"), dtype=torch.float32)
     assert type(engine).__name__ == "NativeEngine"
 
 
-def test_an_unknown_engine_names_the_known_ones(checkpoint: Path) -> None:
+def test_an_unknown_engine_names_the_known_ones(plain: Path) -> None:
     with pytest.raises(EngineError) as error:
-        open_engine("vllm", checkpoint, rows=1, length=8, device=torch.device("cpu"), dtype=torch.float32)
+        open_engine("vllm", plain, rows=1, length=8, device=torch.device("cpu"), dtype=torch.float32)
     assert str(error.value) == f"engine vllm: not known; expected one of {', '.join(['auto', *names()])}."
 
 
-def test_an_engine_that_cannot_run_here_says_why(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_cannot_run_here_says_why(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("yue_cli.engines.native.available", lambda: "it needs a CUDA GPU")
     with pytest.raises(EngineError) as error:
-        open_engine("native", checkpoint, rows=1, length=8, device=torch.device("cpu"), dtype=torch.float32)
+        open_engine("native", plain, rows=1, length=8, device=torch.device("cpu"), dtype=torch.float32)
     assert str(error.value) == "engine native cannot be used here: it needs a CUDA GPU."
 
 
-def test_too_large_a_cache_is_one_line(checkpoint: Path) -> None:
+def test_too_large_a_cache_is_one_line(plain: Path) -> None:
     with pytest.raises(EngineError) as error:
-        open_engine("native", checkpoint, rows=64, length=10**9, device=torch.device("cpu"), dtype=torch.float32)
+        open_engine("native", plain, rows=64, length=10**9, device=torch.device("cpu"), dtype=torch.float32)
     assert str(error.value) == (
         "cpu: not enough memory for 0.0 GB of weights and 131072.0 GB of cache (64 rows of 1000000000 tokens); "
         "use fewer rows, a shorter context or a smaller model."

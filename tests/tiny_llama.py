@@ -9,6 +9,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from yue_cli.engines.native.formats import CONFIG_KEY, EIGHT_BIT, Quantization
+from yue_cli.engines.native.quantized import CLASSES
+
 Config = dict[str, Any]
 Tensors = dict[str, Tensor]
 
@@ -61,6 +64,26 @@ def random_tensors(config: Config = CONFIG, seed: int = 0) -> Tensors:
             f"model.layers.{layer}.mlp.down_proj.weight": draw(hidden, inner),
         }
     return tensors
+
+
+def quantize(tensors: Tensors, format: str) -> tuple[Tensors, Tensors]:
+    """Quantize a model that is not tied: the tensors of its file, and what they stand for."""
+    stored, meant = dict(tensors), dict(tensors)
+    for name, tensor in tensors.items():
+        matrix = name.removesuffix(".weight")
+        if matrix == "lm_head" or matrix.endswith("_proj"):
+            weight = CLASSES[EIGHT_BIT if matrix == "lm_head" else format].quantize(tensor)
+            stored |= {f"{matrix}.{field}": part for field, part in weight.tensors().items()}
+            meant[name] = weight.dequantize()
+            del stored[name]
+    return stored, meant
+
+
+def write_quantized(folder: Path, format: str, tensors: Tensors | None = None) -> tuple[Path, Tensors]:
+    """Write a quantized checkpoint; the weights that it stands for come with it."""
+    stored, meant = quantize(random_tensors() if tensors is None else tensors, format)
+    config = {**CONFIG, CONFIG_KEY: Quantization(format).as_config()}
+    return write_checkpoint(folder, config, stored), meant
 
 
 def write_checkpoint(folder: Path, config: Config = CONFIG, tensors: Tensors | None = None, shards: int = 1) -> Path:

@@ -26,7 +26,7 @@ def describe(folder: Path, *, dtype: "torch.dtype") -> ModelFacts:
     return ModelFacts(
         vocabulary_size=config.vocabulary_size,
         max_length=config.max_length,
-        parameter_bytes=config.parameters * dtype.itemsize,
+        parameter_bytes=config.weight_bytes(dtype.itemsize),
         cache_bytes_per_token=config.cache_values_per_token * dtype.itemsize,
         # While a piece of a prompt is read: a few copies of its hidden states in float32 and of the feed-forward part;
         # the mask, once as it is and once as the numbers that attention adds.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from yue_cli.engines.native.formats import CONFIG_KEY, Quantization, matrix_bytes
 from yue_cli.errors import CheckpointError
 
 CONFIG_FILE = "config.json"
@@ -17,7 +18,6 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "rope_scaling": (None,),
     "attention_bias": (False, None),
     "mlp_bias": (False, None),
-    "quantization_config": (None,),
 }
 
 
@@ -34,13 +34,30 @@ class LlamaConfig:
     rope_theta: float
     norm_epsilon: float
     tied: bool  # the output head is the embedding
+    quantization: Quantization | None = None
 
     @property
-    def parameters(self) -> int:
-        attention = self.hidden * self.head_size * (2 * self.heads + 2 * self.key_value_heads)
-        layer = attention + 3 * self.hidden * self.inner + 2 * self.hidden
-        tables = (1 if self.tied else 2) * self.vocabulary_size * self.hidden
-        return self.layers * layer + tables + self.hidden
+    def matrices(self) -> dict[str, tuple[int, int]]:
+        """Name the matrices of a layer as published, with rows and columns."""
+        queries, shared = self.heads * self.head_size, self.key_value_heads * self.head_size
+        return {
+            "self_attn.q_proj": (queries, self.hidden),
+            "self_attn.k_proj": (shared, self.hidden),
+            "self_attn.v_proj": (shared, self.hidden),
+            "self_attn.o_proj": (self.hidden, queries),
+            "mlp.gate_proj": (self.inner, self.hidden),
+            "mlp.up_proj": (self.inner, self.hidden),
+            "mlp.down_proj": (self.hidden, self.inner),
+        }
+
+    def weight_bytes(self, item_bytes: int) -> int:
+        """Count the bytes of all weights; item_bytes: of a value that is not quantized."""
+        layers, head = (self.quantization.layers, self.quantization.head) if self.quantization else (None, None)
+        matrices = sum(matrix_bytes(layers, *shape, item_bytes) for shape in self.matrices.values())
+        table = (self.vocabulary_size, self.hidden)
+        tables = matrix_bytes(None, *table, item_bytes) + (0 if self.tied else matrix_bytes(head, *table, item_bytes))
+        norms = (2 * self.layers + 1) * self.hidden * item_bytes
+        return self.layers * matrices + tables + norms
 
     @property
     def cache_values_per_token(self) -> int:
@@ -74,6 +91,7 @@ class LlamaConfig:
             rope_theta=float(number("rope_theta", _nested_theta(content))),
             norm_epsilon=float(number("rms_norm_eps")),
             tied=bool(content.get("tie_word_embeddings", False)),
+            quantization=Quantization.read(path, content.get(CONFIG_KEY)),
         )
         if config.heads % config.key_value_heads:
             raise CheckpointError(

@@ -11,6 +11,7 @@ from yue_cli.engines.base import Engine, Head
 from yue_cli.engines.native.config import LlamaConfig
 from yue_cli.engines.native.loader import load
 from yue_cli.engines.native.model import Llama, Span, Weights, linear
+from yue_cli.engines.native.quantized import Matrix, join
 from yue_cli.errors import EngineError
 
 # Prompts are read in pieces of this many ids, one row after the other, so that a prompt's numbers depend on
@@ -25,7 +26,7 @@ class NativeEngine(Engine):
         )
         self._model: Llama | None = Llama(config, weights, rows=rows, length=length)
         self._filled: list[int] = []  # ids in the cache, for each row in use
-        self._heads: dict[Head, Tensor] = {}
+        self._heads: dict[Head, Matrix] = {}
 
     @classmethod
     def open(cls, folder: Path, *, rows: int, length: int, device: torch.device, dtype: torch.dtype) -> "NativeEngine":
@@ -39,7 +40,7 @@ class NativeEngine(Engine):
                 raise
             cache = config.cache_values_per_token * rows * length * dtype.itemsize
             raise EngineError(
-                f"{device}: not enough memory for {config.parameters * dtype.itemsize / 1e9:.1f} GB of weights and "
+                f"{device}: not enough memory for {config.weight_bytes(dtype.itemsize) / 1e9:.1f} GB of weights and "
                 f"{cache / 1e9:.1f} GB of cache ({rows} rows of {length} tokens); use fewer rows, a shorter context or "
                 "a smaller model."
             ) from error
@@ -51,7 +52,7 @@ class NativeEngine(Engine):
         model = self._model
         tensors = model.weights.tensors() + model.keys + model.values + [model.cosine, model.sine]
         gathered = [weight for head, weight in self._heads.items() if len(head) > 1]
-        return sum(tensor.nbytes for tensor in tensors + gathered)
+        return sum(tensor.nbytes for tensor in tensors) + sum(weight.nbytes for weight in gathered)
 
     @torch.inference_mode()
     def prefill(self, rows: Sequence[np.ndarray], head: Head | None = None) -> Tensor:
@@ -96,7 +97,7 @@ class NativeEngine(Engine):
         bounds = zip([0, *edges], [*edges, len(self._filled)], strict=True)
         return [Span(slice(low, high), slice(low, high), self._filled[low]) for low, high in bounds]
 
-    def _head(self, head: Head | None) -> Tensor:
+    def _head(self, head: Head | None) -> Matrix:
         """Find the wanted rows of the head: one range is a view, several are gathered once."""
         weight = self._opened().weights.head
         if head is None:
@@ -104,7 +105,7 @@ class NativeEngine(Engine):
         if head not in self._heads:
             parts = [weight[wanted.start : wanted.stop] for wanted in head]
             assert sum(map(len, parts)) == sum(map(len, head)), f"{head} goes past {self.vocabulary_size} ids"
-            self._heads[head] = parts[0] if len(parts) == 1 else torch.cat(parts)
+            self._heads[head] = parts[0] if len(parts) == 1 else join(parts)
         return self._heads[head]
 
 

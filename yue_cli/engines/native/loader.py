@@ -9,6 +9,7 @@ from torch import Tensor
 
 from yue_cli.engines.native.config import LlamaConfig
 from yue_cli.engines.native.model import Layer, Weights
+from yue_cli.engines.native.quantized import CLASSES, Matrix
 from yue_cli.errors import CheckpointError
 
 INDEX_FILE = "model.safetensors.index.json"
@@ -30,46 +31,57 @@ class _Loader:
         self.places = _find_tensors(folder)
 
     def load(self, config: LlamaConfig) -> Weights:
-        hidden, inner, size = config.hidden, config.inner, config.head_size
+        hidden = config.hidden
+        layers_format, head_format = (None, None)
+        if config.quantization:
+            layers_format, head_format = config.quantization.layers, config.quantization.head
         embedding = self.read("model.embed_tokens.weight", config.vocabulary_size, hidden)
         layers = []
         for number in range(config.layers):
             name = f"model.layers.{number}."
+
+            def join(*parts: str, prefix: str = name) -> Matrix:
+                return self.join({prefix + part: config.matrices[part] for part in parts}, layers_format)
+
             layers.append(
                 Layer(
                     attention_norm=self.read(name + "input_layernorm.weight", hidden),
-                    qkv=self.join(
-                        {
-                            name + "self_attn.q_proj.weight": config.heads * size,
-                            name + "self_attn.k_proj.weight": config.key_value_heads * size,
-                            name + "self_attn.v_proj.weight": config.key_value_heads * size,
-                        },
-                        hidden,
-                    ),
-                    output=self.read(name + "self_attn.o_proj.weight", hidden, config.heads * size),
+                    qkv=join("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+                    output=join("self_attn.o_proj"),
                     inner_norm=self.read(name + "post_attention_layernorm.weight", hidden),
-                    gate_up=self.join(
-                        {name + "mlp.gate_proj.weight": inner, name + "mlp.up_proj.weight": inner}, hidden
-                    ),
-                    down=self.read(name + "mlp.down_proj.weight", hidden, inner),
+                    gate_up=join("mlp.gate_proj", "mlp.up_proj"),
+                    down=join("mlp.down_proj"),
                 )
             )
-        head = embedding if config.tied else self.read("lm_head.weight", config.vocabulary_size, hidden)
+        head: Matrix = embedding
+        if not config.tied:
+            head = self.join({"lm_head": (config.vocabulary_size, hidden)}, head_format)
         return Weights(embedding, layers, norm=self.read("model.norm.weight", hidden), head=head)
 
-    def join(self, parts: dict[str, int], columns: int) -> Tensor:
-        """Read matrices one under the other into one."""
-        joined = torch.empty(sum(parts.values()), columns, dtype=self.dtype, device=self.device)
+    def join(self, parts: dict[str, tuple[int, int]], format: str | None) -> Matrix:
+        """Read matrices [rows, columns] one under the other into one."""
+        total, columns = sum(rows for rows, _ in parts.values()), next(iter(parts.values()))[1]
+        whole: Matrix
+        if format is None:
+            whole = torch.empty(total, columns, dtype=self.dtype, device=self.device)
+        else:
+            whole = CLASSES[format].empty(total, columns, self.device)
         start = 0
-        for name, rows in parts.items():
-            self.read_into(joined[start : start + rows], name)
+        for name, (rows, _) in parts.items():
+            target = whole[start : start + rows]
+            if isinstance(target, Tensor):
+                self.read_into(target, f"{name}.weight")
+            else:
+                for field, tensor in target.tensors().items():
+                    self.read_into(tensor, f"{name}.{field}", exactly=True)
             start += rows
-        return joined
+        return whole
 
     def read(self, name: str, *shape: int) -> Tensor:
         return self.read_into(torch.empty(shape, dtype=self.dtype, device=self.device), name)
 
-    def read_into(self, target: Tensor, name: str) -> Tensor:
+    def read_into(self, target: Tensor, name: str, exactly: bool = False) -> Tensor:
+        """Copy a tensor into its place; exactly: it has the dtype already."""
         path = self.places.get(name)
         if path is None:
             raise CheckpointError(f"{self.folder}: no tensor {name} in its {len(set(self.places.values()))} file(s).")
@@ -84,7 +96,11 @@ class _Loader:
             raise CheckpointError(
                 f"{path}: {name} is {list(found.shape)}; expected {list(target.shape)} from config.json."
             )
-        if not found.is_floating_point():
+        if exactly and found.dtype != target.dtype:
+            raise CheckpointError(
+                f"{path}: {name} holds {found.dtype}; expected {target.dtype}. Quantize the original model again."
+            )
+        if not exactly and not found.is_floating_point():
             raise CheckpointError(f"{path}: {name} holds {found.dtype}; expected float32, bfloat16 or float16.")
         target.copy_(found)
         return target

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from yue_cli.engines.native.config import LlamaConfig
+from yue_cli.engines.native.quantized import Matrix, QuantizedWeight
 
 # Up to here `weight @ x.T` beats `x @ weight.T` on a CPU in float32, by up to three times at 2 to 4 rows.
 _FEW_ROWS = 32
@@ -19,11 +20,11 @@ _FEW_ROWS = 32
 @dataclass(frozen=True)
 class Layer:
     attention_norm: Tensor  # [hidden]
-    qkv: Tensor  # queries, keys, values one under the other: [(heads + 2 key_value_heads) * head_size, hidden]
-    output: Tensor  # [hidden, heads * head_size]
+    qkv: Matrix  # queries, keys, values one under the other: [(heads + 2 key_value_heads) * head_size, hidden]
+    output: Matrix  # [hidden, heads * head_size]
     inner_norm: Tensor  # [hidden]
-    gate_up: Tensor  # [2 * inner, hidden]
-    down: Tensor  # [hidden, inner]
+    gate_up: Matrix  # [2 * inner, hidden]
+    down: Matrix  # [hidden, inner]
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,15 @@ class Weights:
     embedding: Tensor  # [vocabulary, hidden]
     layers: list[Layer]
     norm: Tensor  # [hidden]
-    head: Tensor  # [vocabulary, hidden]
+    head: Matrix  # [vocabulary, hidden]
 
     def tensors(self) -> list[Tensor]:
         """List every tensor once."""
-        tables = [self.embedding, self.norm] + ([] if self.head is self.embedding else [self.head])
-        return tables + [tensor for layer in self.layers for tensor in vars(layer).values()]
+        weights: list[Matrix] = [self.embedding, self.norm]
+        if self.head is not self.embedding:
+            weights.append(self.head)
+        weights += [weight for layer in self.layers for weight in vars(layer).values()]
+        return [tensor for weight in weights for tensor in _parts(weight)]
 
 
 @dataclass(frozen=True)
@@ -128,12 +132,18 @@ class Llama:
         return mask.repeat(self.config.heads // self.config.key_value_heads, 1)
 
 
-def linear(x: Tensor, weight: Tensor) -> Tensor:
+def linear(x: Tensor, weight: Matrix) -> Tensor:
     """Multiply x [..., in] by weight [out, in], in whichever order is faster. Only shapes decide."""
+    if isinstance(weight, QuantizedWeight):
+        return weight.multiply(x)
     rows = x.shape[:-1].numel()
     if x.device.type == "cpu" and x.dtype == torch.float32 and rows <= _FEW_ROWS:
         return (weight @ x.reshape(rows, -1).T).T.reshape(*x.shape[:-1], -1)
     return F.linear(x, weight)
+
+
+def _parts(weight: Matrix) -> list[Tensor]:
+    return list(weight.tensors().values()) if isinstance(weight, QuantizedWeight) else [weight]
 
 
 def _rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
