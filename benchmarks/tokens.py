@@ -68,7 +68,7 @@ def stage1_speed(engine: NativeEngine, guided: bool) -> float:
     for limit in (1, TOKENS):
         taken = []
         for _ in range(REPEATS):
-            sampler.begin(prompt, strength=1.5, noise=Noise(0, 0))
+            sampler.begin([prompt], strengths=[1.5], noise=[Noise(0, 0)])
             began = time.perf_counter()
             rows = [prompt, prompt[-1:]][: 2 if guided else 1]
             sample_until(engine, rows, sampler, advance, end=vocabulary.end_of_audio, limit=limit)

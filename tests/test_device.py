@@ -7,6 +7,7 @@ error there, as it would be, or would cost a wait, on a GPU.
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from tests.tiny_llama import CONFIG, write_checkpoint
@@ -22,22 +23,25 @@ from yue_cli.vocab import Vocabulary
 META = torch.device("meta")
 
 
-def test_engine_and_sampler_keep_to_their_device(tmp_path: Path) -> None:
+@pytest.mark.parametrize("songs", [1, 2, 8])
+def test_engine_and_sampler_keep_to_their_device(tmp_path: Path, songs: int) -> None:
     specials = {"<SOA>": 300, "<EOA>": 301, "<stage_1>": 302, "<stage_2>": 303}
     vocabulary = Vocabulary(specials, separator=304, codebook_start=310, codebook_size=20, codebooks=8)
     folder = write_checkpoint(tmp_path)
-    engine = open_engine("native", folder, rows=2, length=600, device=META, dtype=torch.bfloat16)
+    engine = open_engine("native", folder, rows=2 * songs, length=600, device=META, dtype=torch.bfloat16)
     allowed = allowed_ids("yue", vocabulary, CONFIG["vocab_size"])
-    sampler = Sampler(vocabulary, allowed, resolve(Settings()).stage1, guided=True, device=META)
-    window = np.arange(520)
-    sampler.begin(window, strength=1.5, noise=Noise(1, 0))
+    settings = resolve(Settings()).stage1
+    sampler = Sampler(vocabulary, allowed, settings, guided=True, device=META, songs=songs)
+    windows = [np.arange(520 - song) for song in range(songs)]
+    noise = [Noise(1, song) if song % 3 < 2 else None for song in range(songs)]
+    sampler.begin(windows, strengths=[1.5] * songs, noise=noise)
     sampler.prepare(0)
-    ids = sampler.pick(engine.prefill([window, window[-1:]], sampler.head))
+    ids = sampler.pick(engine.prefill([*windows, *[window[-1:] for window in windows]], sampler.head))
     advance = engine.fuse(sampler.pick, sampler.head)
     for _ in range(3):
         ids = advance(ids)
-    assert (ids.device, ids.shape) == (META, (2, 1))
-    assert engine.step(torch.cat([ids, ids], dim=1), (vocabulary.codebook(3),)).shape == (2, 20)
+    assert (ids.device, ids.shape) == (META, (2 * songs, 1))
+    assert engine.step(torch.cat([ids, ids], dim=1), (vocabulary.codebook(3),)).shape == (2 * songs, 20)
 
 
 def test_codec_and_vocoder_keep_to_their_device() -> None:

@@ -35,8 +35,8 @@ class Script:
 
 def sample(engine: CountingEngine, script: Script, limit: int, heard: Callable[[int], None] | None = None) -> list[int]:
     advance = engine.fuse(script.pick, script.head)
-    picked: list[int] = sample_until(engine, ROWS, script, advance, end=END, limit=limit, heard=heard).tolist()
-    return picked
+    [picked] = sample_until(engine, ROWS, script, advance, end=END, limit=limit, heard=heard)
+    return list(picked.tolist())
 
 
 def test_sampling_ends_with_the_end() -> None:
@@ -75,7 +75,8 @@ def test_an_engine_may_write_its_answer_over_the_last_one() -> None:
     def advance(ids: Tensor) -> Tensor:
         return place.copy_(script.pick(engine.step(ids)))
 
-    assert sample_until(engine, ROWS, script, advance, end=END, limit=9).tolist() == [1, 2, 3, END]
+    [picked] = sample_until(engine, ROWS, script, advance, end=END, limit=9)
+    assert picked.tolist() == [1, 2, 3, END]
 
 
 def test_progress_is_told_at_the_end_but_not_at_every_token() -> None:
@@ -127,3 +128,42 @@ def test_reading_back_several_frames_at_once_changes_nothing(look: int, monkeypa
     assert filled[0, :, 0].tolist() == list(range(7))
     assert filled[0, 6].tolist() == [6, 17, 28]
     assert heard[-1] == 14
+
+
+# Several songs. The rule: a row counts on from its last id; the script below ends each song at a number of its own.
+
+
+class Counter:
+    """Picks the most likely id of each row; the rows of a song's guidance are not its own."""
+
+    head: Head | None = None
+
+    def prepare(self, step: int) -> None: ...
+
+    def pick(self, logits: Tensor) -> Tensor:
+        return logits.argmax(-1, keepdim=True)
+
+
+def count_to(ends: dict[int, int]) -> Callable[[list[int]], int]:
+    return lambda ids: END if ids[-1] == ends[ids[0]] else min(ids[-1] + 1, 98)
+
+
+@pytest.mark.parametrize("look", [1, 3, 16])
+def test_each_song_ends_for_itself_and_all_are_waited_for(look: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(generation._TOKENS_A_LOOK, "cpu", look)
+    engine = CountingEngine(count_to({0: 3, 10: 15, 20: 21, 30: 97}))
+    advance, heard = engine.fuse(Counter().pick), list[int]()
+    rows = [np.array([first]) for first in (0, 10, 20, 30)]
+    picked = sample_until(engine, rows, Counter(), advance, end=END, limit=50, songs=[0, 2, 1], heard=heard.append)
+    assert [ids.tolist() for ids in picked] == [[1, 2, 3, END], [21, END], [11, 12, 13, 14, 15, END]]
+    assert 6 <= engine.forwards <= 6 + look - 1, "the last song that is waited for ends after six"
+    assert heard[-1] == 4 + 2 + 6
+
+
+def test_a_song_that_goes_on_is_stopped_at_the_limit() -> None:
+    engine = CountingEngine(count_to({0: 3, 10: 97}))
+    picked = sample_until(
+        engine, [np.array([0]), np.array([10])], Counter(), engine.fuse(Counter().pick), end=END, limit=6, songs=[0, 1]
+    )
+    assert [ids.tolist() for ids in picked] == [[1, 2, 3, END], [11, 12, 13, 14, 15, 16]]
+    assert engine.forwards == 6

@@ -161,7 +161,7 @@ def test_noise_is_gumbel() -> None:
 
 def test_the_best_allowed_id_is_picked_without_noise() -> None:
     sampler = make(plain())
-    sampler.begin(np.array([1, 2]), strength=1.0, noise=None)
+    sampler.begin([np.array([1, 2])], strengths=[1.0], noise=[None])
     logits = torch.zeros(1, 9)
     logits[0, 3] = 1
     assert sampler.head == COARSE_AND_END
@@ -170,7 +170,7 @@ def test_the_best_allowed_id_is_picked_without_noise() -> None:
 
 def test_both_rows_of_guidance_get_the_same_id() -> None:
     sampler = make(plain(), guided=True)
-    sampler.begin(np.array([1, 2]), strength=3.0, noise=None)
+    sampler.begin([np.array([1, 2])], strengths=[3.0], noise=[None])
     logits = torch.zeros(2, 40)
     logits[0, 21], logits[0, 22], logits[1, 21] = 2, 1.5, 1.9  # 22 gained more by the prompt
     logits[0, 5] = 9  # not allowed
@@ -180,7 +180,7 @@ def test_both_rows_of_guidance_get_the_same_id() -> None:
 
 def test_ids_of_the_window_and_picked_ones_are_penalised_once() -> None:
     sampler = make(plain(repetition_penalty=2.0))
-    sampler.begin(np.array([20, 20, 20, 3]), strength=1.0, noise=None)
+    sampler.begin([np.array([20, 20, 20, 3])], strengths=[1.0], noise=[None])
     logits = torch.tensor([[8.0, 7.0, 6.0, 0, 0, 0, 0, 0, -1.0]])
     assert sampler.score(logits)[0, :3].tolist() == [4, 7, 6]
     assert [sampler.pick(logits).item() for _ in range(3)] == [21, 22, 20]
@@ -189,7 +189,7 @@ def test_ids_of_the_window_and_picked_ones_are_penalised_once() -> None:
 
 def test_the_end_comes_not_before_the_minimum() -> None:
     sampler = make(plain(min_new_tokens=2))
-    sampler.begin(np.array([1]), strength=1.0, noise=None)
+    sampler.begin([np.array([1])], strengths=[1.0], noise=[None])
     logits = torch.zeros(1, 9)
     logits[0, 8] = 5
     assert [sampler.pick(logits).item() for _ in range(3)] == [20, 20, 12]
@@ -199,12 +199,12 @@ def test_a_new_segment_forgets_the_last() -> None:
     sampler = make(plain(repetition_penalty=2.0, min_new_tokens=1))
     logits = torch.tensor([[3.0, 2.0, 0, 0, 0, 0, 0, 0, 9.0]])
     for _ in range(2):
-        sampler.begin(np.array([5]), strength=1.0, noise=None)
+        sampler.begin([np.array([5])], strengths=[1.0], noise=[None])
         assert [sampler.pick(logits).item() for _ in range(2)] == [20, 12]
 
 
 def draws(sampler: Sampler, logits: torch.Tensor, steps: int, noise: Noise) -> list[int]:
-    sampler.begin(np.array([1]), strength=1.0, noise=noise)
+    sampler.begin([np.array([1])], strengths=[1.0], noise=[noise])
     picked = []
     for step in range(steps):
         sampler.prepare(step)
@@ -243,3 +243,41 @@ def test_the_noise_of_each_block_is_drawn_when_it_begins(monkeypatch: pytest.Mon
     monkeypatch.setattr(Noise, "draw", lambda self, steps, ids: drawn.append(steps) or draw(self, steps, ids))
     draws(make(plain()), torch.zeros(1, 9), NOISE_STEPS + 1, Noise(0, 0))
     assert drawn == [range(NOISE_STEPS), range(NOISE_STEPS, 2 * NOISE_STEPS)]
+
+
+# Several songs
+
+
+@pytest.mark.parametrize("guided", [False, True])
+def test_every_song_is_sung_as_if_it_were_alone(guided: bool) -> None:
+    """Windows, noise, strengths and picks of one song are nothing to another."""
+    settings = stage1_settings(min_new_tokens=4, repetition_penalty=1.7, top_k=5)
+    generator = torch.Generator().manual_seed(1)
+    rows, songs = (2, 40) if guided else (1, 9), 3
+    logits = 2 * torch.randn(80, rows[0], songs, rows[1], generator=generator)
+    windows = [np.array([20, 21]), np.array([5]), np.array([27, 12, 22])]
+    noise, strengths = [Noise(5, 0), None, Noise(5, 3)], [1.5, 3.0, 1.2]
+
+    def picks(chosen: list[int]) -> list[list[int]]:
+        sampler = Sampler(TINY, COARSE_AND_END, settings, guided=guided, device=CPU, songs=len(chosen))
+        sampler.begin(
+            [windows[song] for song in chosen],
+            strengths=[strengths[song] for song in chosen],
+            noise=[noise[song] for song in chosen],
+        )
+        picked = []
+        for step, step_logits in enumerate(logits):
+            sampler.prepare(step)
+            ids = sampler.pick(step_logits[:, chosen].reshape(-1, rows[1]))
+            assert torch.equal(ids[: len(chosen)], ids[-len(chosen) :]), "both rows of a song get the same id"
+            picked.append(ids[: len(chosen), 0].tolist())
+        return np.array(picked).T.tolist()
+
+    together = picks([0, 1, 2])
+    assert [picks([song])[0] for song in range(songs)] == together
+    assert len({tuple(song) for song in together}) == 3
+
+
+def test_a_sampler_refuses_another_number_of_songs() -> None:
+    with pytest.raises(AssertionError, match="one of each for every song"):
+        make(plain()).begin([np.array([1])] * 2, strengths=[1.0, 1.0], noise=[None, None])

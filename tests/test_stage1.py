@@ -15,7 +15,7 @@ from yue_cli.errors import ArtifactError, ContextError
 from yue_cli.events import Event, Finished, Progress
 from yue_cli.prompt import Prompts
 from yue_cli.settings import Settings, Stage1Settings, resolve
-from yue_cli.stages.stage1 import Segment, allowed_ids, generate, needed_length, needed_rows, split
+from yue_cli.stages.stage1 import Segment, Task, allowed_ids, generate, needed_length, needed_rows, split
 from yue_cli.vocab import Vocabulary
 
 # 40 ids: start of audio 11, end 12, separator 15, codebook 0 is 20..27, codebook 1 28..35.
@@ -64,20 +64,9 @@ def sing(
     rules: str = "yue",
     emit: Callable[[Event], None] = lambda event: None,
 ) -> list[Segment]:
-    labels = ["verse", "chorus", "outro"]
-    return list(
-        generate(
-            engine,
-            TINY,
-            prompts,
-            finished=finished,
-            seeds=seeds,
-            settings=settings,
-            rules=rules,
-            labels=labels,
-            emit=emit,
-        )
-    )
+    task = Task(prompts, seeds, finished, tags=["verse", "chorus", "outro"])
+    sung = generate(engine, TINY, [task], settings=settings, rules=rules, emit=emit)
+    return [segment for _, segment in sung]
 
 
 def test_every_segment_reads_all_that_was_sung_before() -> None:
@@ -158,10 +147,10 @@ def test_events_tell_each_segment() -> None:
     engine = CountingEngine(climb, vocabulary_size=40)
     sing(engine, make_prompts(), stage1_settings(repetition_penalty=1.0), seeds=[None], emit=events.append)
     assert isinstance(events[0], Progress)
-    assert (events[0].topic, events[0].label, events[0].total, events[0].unit) == ("stage 1", "verse", 6, "tokens")
+    assert (events[0].topic, events[0].label, events[0].total, events[0].unit) == ("stage 1", "1/1 verse", 6, "tokens")
     last = events[-1]
     assert isinstance(last, Finished)
-    assert (last.topic, last.label, last.done, last.unit, last.music_s) == ("stage 1", "verse", 6, "tokens", 0.06)
+    assert (last.topic, last.label, last.done, last.unit, last.music_s) == ("stage 1", "1/1 verse", 6, "tokens", 0.06)
 
 
 # With real numbers

@@ -13,9 +13,9 @@ from tests.tiny_llama import CONFIG, write_checkpoint
 from yue_cli.engines import open_engine
 from yue_cli.errors import ArtifactError
 from yue_cli.events import Event, Finished, Progress
+from yue_cli.seats import LADDER
 from yue_cli.settings import Stage2Settings
 from yue_cli.stages.stage2 import (
-    LADDER,
     Batch,
     Plan,
     Window,
@@ -23,9 +23,7 @@ from yue_cli.stages.stage2 import (
     cache_length,
     count_windows,
     decode,
-    ladder_step,
     plan,
-    rows_that_fit,
 )
 from yue_cli.vocab import WINDOW_FRAMES, Vocabulary
 
@@ -93,17 +91,6 @@ def test_both_tracks_share_batches() -> None:
     assert rows == [(20, 20), (4, 4)]  # 12 windows a track
     assert [(len(b.windows), b.rows) for b in plan(650, "short", 4).batches] == [(4, 4), (2, 2)]
     assert [(len(b.windows), b.rows) for b in plan(900, "short", 64).batches] == [(6, 8)]
-
-
-def test_the_ladder() -> None:
-    assert [ladder_step(rows) for rows in (1, 2, 3, 5, 9, 17, 21, 65, 10**6)] == [1, 2, 4, 8, 16, 20, 32, 128, 4096]
-
-
-def test_rows_fit_into_memory_and_the_song() -> None:
-    assert rows_that_fit(100, bytes_per_row=10, windows=40) == 8
-    assert rows_that_fit(10**6, bytes_per_row=10, windows=40) == 64
-    assert rows_that_fit(10**6, bytes_per_row=10, windows=2) == 2
-    assert rows_that_fit(-5, bytes_per_row=10, windows=40) == 1
 
 
 # Decoding

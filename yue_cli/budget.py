@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from yue_cli import hub, machine, models, presets, prompt
+from yue_cli import hub, machine, models, presets, prompt, seats
 from yue_cli.artifacts import TRACKS, read_array
 from yue_cli.engines import ModelFacts
 from yue_cli.errors import ArtifactError, EngineError, LyricsError, YueError
@@ -130,9 +130,9 @@ def choose_rows(bench: Workbench, frames: int, facts: ModelFacts, length: int) -
     assert tail is not None, "settings must be resolved"
     windows = stage2.count_windows(frames, tail)
     if rows is not None:
-        return stage2.ladder_step(min(rows, windows))
+        return seats.ladder_step(min(rows, windows))
     free = bench.free_bytes() - facts.parameter_bytes
-    return stage2.rows_that_fit(free, bytes_per_row=facts.cache_bytes_per_token * length, windows=windows)
+    return seats.rows_that_fit(free, bytes_per_row=facts.cache_bytes_per_token * length, wanted=windows)
 
 
 def published_facts(part: str, item_bytes: int) -> ModelFacts:

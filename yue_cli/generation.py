@@ -14,7 +14,7 @@ from torch import Tensor
 
 from yue_cli.engines.base import Advance, Engine, Head, Pick
 
-Heard = Callable[[int], None]  # is told how many tokens or steps are done
+Heard = Callable[[int], None]  # is told how many tokens, of all songs, or steps are done
 
 _HEARD_EVERY_S = 0.1
 # Reading ids back makes the host wait for the device, so it is done for several at once where that costs.
@@ -54,34 +54,38 @@ def sample_until(
     *,
     end: int,
     limit: int,
+    songs: Sequence[int] = (0,),
     heard: Heard | None = None,
-) -> np.ndarray:
-    """Pick ids after `rows` until `end` is picked or there are `limit` of them.
+) -> list[np.ndarray]:
+    """Pick ids after `rows` until `end` is picked for every song or there are `limit` of them.
 
-    advance: `engine.fuse(picker.pick, picker.head)`. All rows get the same ids. Returns int64 [m], `end` included.
+    advance: `engine.fuse(picker.pick, picker.head)`. songs: the rows that are waited for; the others only go along, as
+    does a song that has ended until all have. Returns int64 [m] for each song, `end` included.
     """
     assert limit >= 1, "nothing to pick"
     look = _TOKENS_A_LOOK.get(engine.device.type, 1)
     pace = _Pace(heard)
-    known = np.empty(0, dtype=np.int64)
+    looked = 0  # ids of each song that were read back
+    known: list[np.ndarray] = []
+    lengths = np.zeros(len(songs), dtype=np.int64)  # ids of each song, `end` included; 0 while it goes on
     picker.prepare(0)
     ids = picker.pick(engine.prefill(rows, picker.head))
-    fresh = [ids[:1].clone()]  # an engine may write its next answer over the last one
+    fresh = [ids.clone()]  # an engine may write its next answer over the last one
     while True:
-        done = len(known) + len(fresh)
+        done = looked + len(fresh)
         if len(fresh) == look or done == limit:
-            known = np.concatenate([known, torch.cat(fresh, dim=1)[0].cpu().numpy()])
-            fresh = []
-            ends = np.flatnonzero(known[-look:] == end)
-            if len(ends):
-                known = known[: max(0, done - look) + ends[0] + 1]
-            is_last = len(ends) > 0 or done == limit
-            pace.tell(len(known), is_last)
+            known.append(torch.cat(fresh, dim=1).cpu().numpy()[list(songs)])
+            is_end = known[-1] == end
+            lengths = np.where((lengths == 0) & is_end.any(1), looked + is_end.argmax(1) + 1, lengths)
+            looked, fresh = done, []
+            counts = np.where(lengths > 0, lengths, done)
+            is_last = bool(lengths.all()) or done == limit
+            pace.tell(int(counts.sum()), is_last)
             if is_last:
-                return known
+                return [row[:count] for row, count in zip(np.concatenate(known, axis=1), counts, strict=True)]
         picker.prepare(done)
         ids = advance(ids)
-        fresh.append(ids[:1].clone())
+        fresh.append(ids.clone())
 
 
 @torch.inference_mode()

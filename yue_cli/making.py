@@ -147,17 +147,9 @@ def _sing(
     tags = [section.tag for section in bench.request.lyrics.sections[:wanted]]
     seeds = [bench.request.song.segment_seed(number) for number in range(1, wanted + 1)]
     began = time.perf_counter()
-    for segment in stage1.generate(
-        engine,
-        vocabulary,
-        prompts,
-        finished=[record.ids for record in records],
-        seeds=seeds,
-        settings=settings,
-        rules=bench.settings.rules,
-        labels=[f"{number}/{wanted} {tag}" for number, tag in enumerate(tags, start=1)],
-        emit=bench.emit,
-    ):
+    task = stage1.Task(prompts, seeds, [record.ids for record in records], tags=tags)
+    sung = stage1.generate(engine, vocabulary, [task], settings=settings, rules=bench.settings.rules, emit=bench.emit)
+    for _, segment in sung:
         done = len(records)
         key = keys.key(done + 1, [record.ids for record in records])
         record = SegmentRecord(done + 1, segment.ids, key, tags[done], seeds[done], segment.truncated)

@@ -105,10 +105,11 @@ class Noise:
 
 
 class Sampler:
-    """Chooses one id a step. Its memory is tensors of fixed place and shape, so that an engine may record `pick`.
+    """Chooses one id a step for each of several songs that began together.
 
-    Of two rows of logits the first is the prompt's and the second the unconditional one, both over the whole
-    vocabulary. A single row, without guidance, holds the allowed columns only: those of `head`.
+    Its memory is tensors of fixed place and shape, so that an engine may record `pick`. Of logits the first `songs`
+    rows are those of the songs' prompts; where there is guidance, as many unconditional ones follow in the same order,
+    all over the whole vocabulary. Without guidance rows hold the allowed columns only: those of `head`.
     """
 
     def __init__(
@@ -119,6 +120,7 @@ class Sampler:
         *,
         guided: bool,
         device: torch.device,
+        songs: int = 1,
     ) -> None:
         """allowed: ids that may be picked. settings: resolved, with no open value."""
         assert settings.top_k is not None, "settings must be resolved"
@@ -126,49 +128,57 @@ class Sampler:
         self.head = None if guided else tuple(allowed)
         self._ids_on_host = np.concatenate([np.arange(part.start, part.stop) for part in allowed])
         self._columns = noise_columns(self._ids_on_host, vocabulary)
-        self._settings, self._guided = settings, guided
+        self._settings, self._guided, self._songs = settings, guided, songs
         self._top_k = settings.top_k
 
         count = len(self._columns)
         self._ids = torch.from_numpy(self._ids_on_host).to(device)
         self._is_end = self._ids == vocabulary.end_of_audio
-        self._seen = torch.zeros(count, dtype=torch.bool, device=device)
-        self._noise = torch.zeros(NOISE_STEPS, count, device=device)
+        self._seen = torch.zeros(songs, count, dtype=torch.bool, device=device)
+        self._noise = torch.zeros(NOISE_STEPS, songs, count, device=device)
         self._step = torch.zeros(1, dtype=torch.int64, device=device)
         self._minimum = torch.tensor(settings.min_new_tokens, device=device)
-        self._strength = torch.ones((), device=device)
-        self._source: Noise | None = None
+        self._strength = torch.ones(songs, 1, device=device)
+        self._sources: Sequence[Noise | None] = [None] * songs
 
-    def begin(self, window: np.ndarray, *, strength: float, noise: Noise | None) -> None:
-        """Start a segment.
+    def begin(
+        self, windows: Sequence[np.ndarray], *, strengths: Sequence[float], noise: Sequence[Noise | None]
+    ) -> None:
+        """Start a segment of every song.
 
-        window: every id the model sees, all of which count as seen. strength: of the guidance, where there is one.
+        windows: every id the model sees, all of which count as seen. strengths: of the guidance, where there is one.
         noise: None picks the best id instead of drawing one.
         """
-        self._seen.copy_(torch.from_numpy(np.isin(self._ids_on_host, window)))
+        assert len(windows) == len(strengths) == len(noise) == self._songs, "one of each for every song"
+        seen = np.stack([np.isin(self._ids_on_host, window) for window in windows])
+        self._seen.copy_(torch.from_numpy(seen))
         self._step.zero_()
-        self._strength.fill_(strength)
+        self._strength.copy_(torch.tensor(strengths)[:, None])
         self._noise.zero_()
-        self._source = noise
+        self._sources = noise
 
     def prepare(self, step: int) -> None:
         """Have the noise of a step at hand before it is picked: a whole block at a time."""
-        if self._source is not None and step % NOISE_STEPS == 0:
-            block = self._source.draw(range(step, step + NOISE_STEPS), self._columns)
-            self._noise.copy_(torch.from_numpy(block))
+        if step % NOISE_STEPS == 0:
+            for song, source in enumerate(self._sources):
+                if source is not None:
+                    block = source.draw(range(step, step + NOISE_STEPS), self._columns)
+                    self._noise[:, song].copy_(torch.from_numpy(block))
 
     def pick(self, logits: Tensor) -> Tensor:
         """Choose the next id of all rows: float32 [R, columns] → int64 [R, 1]. Waits for nothing."""
-        noise = self._noise.index_select(0, self._step.remainder(NOISE_STEPS))
-        choice = (self.score(logits) + noise).argmax(-1)
-        self._seen.index_fill_(0, choice, True)
+        noise = self._noise.index_select(0, self._step.remainder(NOISE_STEPS))[0]
+        choice = (self.score(logits) + noise).argmax(-1, keepdim=True)  # [songs, 1]
+        self._seen.scatter_(1, choice, True)
         self._step.add_(1)
-        return self._ids.index_select(0, choice)[:, None].expand(len(logits), 1)
+        return self._ids[choice].repeat(len(logits) // self._songs, 1)
 
     def score(self, logits: Tensor) -> Tensor:
-        """Score the allowed ids [1, allowed]; -inf is what cannot be drawn."""
-        settings = self._settings
-        scores = guide(logits[:1], logits[1:], self._strength)[:, self._ids] if self._guided else logits
+        """Score the allowed ids of every song [songs, allowed]; -inf is what cannot be drawn."""
+        settings, songs = self._settings, self._songs
+        scores = logits
+        if self._guided:
+            scores = guide(logits[:songs], logits[songs:], self._strength)[:, self._ids]
         scores = penalize(scores, self._seen, settings.repetition_penalty)
         scores = scores.masked_fill(self._is_end & (self._step < self._minimum), -torch.inf)
         if settings.temperature != 1:

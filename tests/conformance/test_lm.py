@@ -22,6 +22,7 @@ from yue_cli.engines import open_engine
 from yue_cli.engines.base import Engine
 from yue_cli.prompt import Prompts
 from yue_cli.sampling import Sampler, guide, penalize
+from yue_cli.seats import ladder_step
 from yue_cli.settings import RULES, Settings, Stage1Settings, Stage2Settings, resolve
 from yue_cli.stages import stage1, stage2
 from yue_cli.vocab import CODEBOOKS, WINDOW_FRAMES, Vocabulary
@@ -101,7 +102,7 @@ def test_scores(path: Path, open_tiny: Open) -> None:
     allowed = stage1.allowed_ids("original", VOCABULARY, engine.vocabulary_size)
     allowed_ids = np.concatenate([np.arange(part.start, part.stop) for part in allowed])
     sampler = Sampler(VOCABULARY, allowed, settings, guided=True, device=engine.device)
-    sampler.begin(window, strength=strength, noise=None)
+    sampler.begin([window], strengths=[strength], noise=[None])
     recorded = {int(step): row for row, step in enumerate(golden["steps"])}
     logits = engine.prefill([window, window[-1:]])
     for step, expected in enumerate(new_ids):
@@ -169,14 +170,12 @@ def check_run(path: Path, open_tiny: Open, settings: Stage1Settings, rules: str,
     segments = stage1.generate(
         engine,
         VOCABULARY,
-        prompts,
-        finished=[],
-        seeds=[None] * len(inputs),
+        [stage1.Task(prompts, seeds=[None] * len(inputs))],
         settings=settings,
         rules=allowed,
     )
     generated = []
-    for number, segment in enumerate(segments):
+    for number, (_, segment) in enumerate(segments):
         np.testing.assert_array_equal(read[number][0], inputs[number], err_msg=f"input {number + 1}")
         ends = new_ids[number][-1] == VOCABULARY.end_of_audio
         assert segment.truncated == (not ends)
@@ -259,7 +258,7 @@ def decode(
     golden = read_tracks(path)
     tracks = (golden["vocal_cb0"], golden["instrumental_cb0"])
     frames = tracks[0].shape[1]
-    rows = stage2.ladder_step(stage2.count_windows(frames, tail))
+    rows = ladder_step(stage2.count_windows(frames, tail))
     engine = open_tiny(path, rows, stage2.cache_length(min(frames, WINDOW_FRAMES)))
     read = record_prefills(engine)
     settings = Stage2Settings(restrict_picks=restrict_picks, tail=tail)

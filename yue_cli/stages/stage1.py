@@ -15,6 +15,7 @@ from yue_cli.events import Emit, Finished, Progress, ignore
 from yue_cli.generation import sample_until
 from yue_cli.prompt import Prompts, window_limit
 from yue_cli.sampling import Noise, Sampler
+from yue_cli.seats import Seat, seat_all
 from yue_cli.settings import Stage1Settings
 from yue_cli.vocab import FRAME_RATE, Vocabulary
 
@@ -30,8 +31,26 @@ class Segment:
     truncated: bool  # it was still going on when it reached max_new_tokens
 
 
+@dataclass(frozen=True, eq=False)
+class Task:
+    """One song that is to be sung, together with others or alone."""
+
+    prompts: Prompts
+    seeds: Sequence[int | None]  # one for every wanted segment; None picks the most likely id instead of drawing
+    finished: Sequence[np.ndarray] = ()  # ids of the first segments, each with its closing end-of-audio
+    seats: Sequence[Seat] = ()  # one for every wanted segment; none: the song is alone
+    tags: Sequence[str] = ()  # what segments are called
+
+    def seat(self, index: int) -> Seat:
+        return self.seats[index] if self.seats else Seat(1, 0)
+
+    def label(self, index: int) -> str:
+        """Say which segment is sung: `2/5 chorus`."""
+        return " ".join([f"{index + 1}/{len(self.seeds)}", *self.tags[index : index + 1]])
+
+
 def needed_rows(settings: Stage1Settings) -> int:
-    """Count the rows that an engine needs: two where guidance is on."""
+    """Count the rows that an engine needs for each song: two where guidance is on."""
     return 2 if _is_guided(settings.guidance_first) or _is_guided(settings.guidance_later) else 1
 
 
@@ -44,56 +63,62 @@ def needed_length(prompts: Prompts, settings: Stage1Settings, segments: int) -> 
 def generate(
     engine: Engine,
     vocabulary: Vocabulary,
-    prompts: Prompts,
+    tasks: Sequence[Task],
     *,
-    finished: Sequence[np.ndarray],
-    seeds: Sequence[int | None],
     settings: Stage1Settings,
     rules: str,
-    labels: Sequence[str] = (),
     emit: Emit = ignore,
-) -> Iterator[Segment]:
-    """Sing the segments after those in `finished`, one for each seed, and yield each when it is done.
+) -> Iterator[tuple[int, Segment]]:
+    """Sing the segments that are not finished, and yield each with the number of its task when it is done.
 
-    finished: ids of the first segments, each with its closing end-of-audio. seeds: one for every segment, finished
-    ones included; None picks the most likely id instead of drawing. settings: resolved, with no open value.
-    Every segment starts from a fresh cache, so that a resumed song is the same as an undisturbed one.
-    Raises ContextError for a prompt that does not fit.
+    The songs that lack the first segment sing it together, then those that lack the second, and so on. settings:
+    resolved, with no open value. Every segment starts from a fresh cache, so that a resumed song is the same as an
+    undisturbed one. Raises ContextError for a prompt that does not fit.
     """
     assert settings.on_overflow is not None, "settings must be resolved"
-    assert len(finished) <= len(seeds) <= len(prompts.segments), "one seed for every wanted segment"
     allowed = allowed_ids(rules, vocabulary, engine.vocabulary_size)
-    samplers: dict[bool, tuple[Sampler, Advance]] = {}
-    generated = list(finished)
-    for index in range(len(finished), len(seeds)):
+    samplers: dict[tuple[bool, int], tuple[Sampler, Advance]] = {}
+    limit = window_limit(settings.context, settings.max_new_tokens)
+    generated = [list(task.finished) for task in tasks]
+    for index in range(max(len(task.seeds) for task in tasks)):
         strength = settings.guidance_later if index else settings.guidance_first
         guided = _is_guided(strength)
-        if guided not in samplers:
-            sampler = Sampler(vocabulary, allowed, settings, guided=guided, device=engine.device)
-            samplers[guided] = sampler, engine.fuse(sampler.pick, sampler.head)
-        sampler, advance = samplers[guided]
-        limit = window_limit(settings.context, settings.max_new_tokens)
-        window = prompts.window(index, generated, limit, settings.on_overflow)
-        seed = seeds[index]
-        sampler.begin(window, strength=strength, noise=None if seed is None else Noise(seed, index))
-        told = _Told(labels[index] if labels else str(index + 1), settings.max_new_tokens, emit)
-        ids = sample_until(
-            engine,
-            # YuE infer.py: the unconditional row begins with the last id of the prompt, at position 0.
-            [window, window[-1:]] if guided else [window],
-            sampler,
-            advance,
-            end=vocabulary.end_of_audio,
-            limit=settings.max_new_tokens,
-            heard=told.heard,
-        )
-        told.finish(len(ids))
-        truncated = bool(ids[-1] != vocabulary.end_of_audio)
-        if truncated:
-            ids = np.append(ids, vocabulary.end_of_audio)
-        segment = Segment(ids.astype(np.int32), truncated)
-        generated.append(segment.ids)
-        yield segment
+        lacking = [
+            number for number, task in enumerate(tasks) if len(generated[number]) == index and index < len(task.seeds)
+        ]
+        for batch in seat_all([tasks[number].seat(index) for number in lacking]):
+            places = len(batch)
+            if (guided, places) not in samplers:
+                sampler = Sampler(vocabulary, allowed, settings, guided=guided, device=engine.device, songs=places)
+                samplers[guided, places] = sampler, engine.fuse(sampler.pick, sampler.head)
+            sampler, advance = samplers[guided, places]
+            # A place where nobody sits reads one id and draws nothing.
+            windows, noise = [np.array([vocabulary.end_of_audio])] * places, list[Noise | None]([None] * places)
+            singers = {place: lacking[item] for place, item in enumerate(batch) if item is not None}
+            for place, number in singers.items():
+                task = tasks[number]
+                windows[place] = task.prompts.window(index, generated[number], limit, settings.on_overflow)
+                seed = task.seeds[index]
+                noise[place] = None if seed is None else Noise(seed, index)
+            sampler.begin(windows, strengths=[strength] * places, noise=noise)
+            told = _Told([tasks[number].label(index) for number in singers.values()], settings.max_new_tokens, emit)
+            sung = sample_until(
+                engine,
+                # YuE infer.py: the unconditional row begins with the last id of the prompt, at position 0.
+                [*windows, *[window[-1:] for window in windows]] if guided else windows,
+                sampler,
+                advance,
+                end=vocabulary.end_of_audio,
+                limit=settings.max_new_tokens,
+                songs=list(singers),
+                heard=told.heard,
+            )
+            told.finish(sum(map(len, sung)))
+            for number, ids in zip(singers.values(), sung, strict=True):
+                truncated = bool(ids[-1] != vocabulary.end_of_audio)
+                closed = np.append(ids, vocabulary.end_of_audio) if truncated else ids
+                generated[number].append(closed.astype(np.int32))
+                yield number, Segment(generated[number][-1], truncated)
 
 
 def allowed_ids(rules: str, vocabulary: Vocabulary, vocabulary_size: int) -> tuple[range, ...]:
@@ -158,10 +183,12 @@ def _is_guided(strength: float) -> bool:
 
 
 class _Told:
-    """Turns counts of one segment into events."""
+    """Turns counts of a segment, sung for one song or several, into events."""
 
-    def __init__(self, label: str, total: int, emit: Emit) -> None:
-        self._label, self._total, self._emit = label, total, emit
+    def __init__(self, labels: Sequence[str], tokens: int, emit: Emit) -> None:
+        shared = labels[0] if len(set(labels)) == 1 else f"segment {labels[0].partition('/')[0]}"
+        self._label = shared if len(labels) == 1 else f"{shared} · {len(labels)} songs"
+        self._total, self._emit = tokens * len(labels), emit
         self._began = time.monotonic()
 
     def heard(self, done: int) -> None:

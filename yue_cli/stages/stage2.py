@@ -16,6 +16,7 @@ from yue_cli.errors import ArtifactError
 from yue_cli.events import Emit, Finished, Progress, ignore
 from yue_cli.generation import Choice, fill_frames
 from yue_cli.sampling import most_likely
+from yue_cli.seats import LADDER, ladder_step
 from yue_cli.settings import Stage2Settings
 from yue_cli.vocab import CODEBOOKS, FRAME_RATE, WINDOW_FRAMES, Vocabulary
 
@@ -23,10 +24,6 @@ TOPIC = "stage 2"
 LABEL = ""  # the stage as a whole
 TRACKS = 2  # vocal, instrumental
 FINE = CODEBOOKS - 1
-
-# How many rows may be decoded together. Few choices, because an engine may choose its kernels by the number of rows,
-# and the last bits of the numbers with them. 20 rows are both tracks of a minute.
-LADDER = (1, 2, 4, 8, 16, 20, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 
 _HEADER = 3  # ids of a prompt beside its frames: start of audio, stage 1, stage 2
 
@@ -90,17 +87,6 @@ def count_windows(frames: int, tail: str) -> int:
 def cache_length(frames: int) -> int:
     """Count the ids of a row that decodes a window of this many frames."""
     return _HEADER + frames + CODEBOOKS * frames
-
-
-def ladder_step(rows: int) -> int:
-    """Find the smallest step of the ladder that holds this many rows; the highest one if none does."""
-    return next((step for step in LADDER if step >= rows), LADDER[-1])
-
-
-def rows_that_fit(free_bytes: int, *, bytes_per_row: int, windows: int) -> int:
-    """Choose how many rows to decode together: as many as memory holds and the song needs, at least one."""
-    holds = [step for step in LADDER if step * bytes_per_row <= free_bytes]
-    return min(max(holds, default=1), ladder_step(windows))
 
 
 def decode(
