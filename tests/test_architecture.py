@@ -24,6 +24,7 @@ LEVELS = [
         "foreign",
         "models",
         "hub",
+        "copies",
         "weights",
     ],
     ["prompt"],

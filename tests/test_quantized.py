@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from yue_cli.engines.native import quantized
-from yue_cli.engines.native.formats import EIGHT_BIT, FORMATS, FOUR_BIT, matrix_bytes
+from yue_cli.engines.native.formats import matrix_bytes
 from yue_cli.engines.native.quantized import CLASSES, Int4Weight, Int8Weight
+from yue_cli.models import EIGHT_BIT, FORMATS, FOUR_BIT
 
 
 def random_weight(rows: int, columns: int, seed: int = 0) -> Tensor:

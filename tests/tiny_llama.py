@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from yue_cli.engines.native.formats import CONFIG_KEY, EIGHT_BIT, Quantization
+from yue_cli.engines.native.formats import CONFIG_KEY, Quantization
 from yue_cli.engines.native.quantized import CLASSES
+from yue_cli.models import EIGHT_BIT
 
 Config = dict[str, Any]
 Tensors = dict[str, Tensor]

@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from yue_cli import hub, machine, models, presets, prompt, seats
+from yue_cli import copies, hub, machine, models, presets, prompt, seats
 from yue_cli.artifacts import TRACKS, read_array
 from yue_cli.engines import ModelFacts
 from yue_cli.errors import ArtifactError, EngineError, LyricsError, YueError
+from yue_cli.models import EIGHT_BIT, FOUR_BIT
 from yue_cli.settings import Layer, combine, flatten, is_execution
 from yue_cli.stages import stage1, stage2
 from yue_cli.tokenizer import TOKENIZER_FILE, Tokenizer
@@ -26,6 +27,7 @@ _DECODE_WORK, _DECODE_WORK_A_SECOND = 110_000_000, 530_000  # measured; the READ
 _ENCODE_WEIGHTS, _ENCODE_WORK = 496_000_000, 500_000_000  # the published encoders, and a guess
 _SOUND_BYTES_A_SECOND = 3 * 2 * 44_100  # the mix and both stems
 _CONTEXT_STEP, _SHORTEST_CONTEXT = 256, 4096  # of a context that is proposed: below, too little of a song is seen
+_LAYER_BITS = {EIGHT_BIT: 8.02, FOUR_BIT: 4.25}  # of a quantized copy, scales included; its head has 8 bits
 _PARAMETERS = {"stage1": 6_224_613_376, "stage2": 1_962_543_104}
 
 
@@ -81,7 +83,8 @@ def check(bench: Workbench, found: Sequence[Need]) -> list[str]:
     for need in found:
         if need.stage in ("reference", "audio"):
             continue  # far smaller than the stages between them
-        is_known = need.is_here or isinstance(models.find_source(need.model), models.Model)
+        base, _ = copies.split_name(need.model) or (need.model, None)
+        is_known = need.is_here or isinstance(models.find_source(base), models.Model)
         if need.certain > free and is_known:
             raise EngineError(
                 f"{TITLES[need.stage]} needs {need.certain / 1e9:.1f} GB of memory ({describe(need)}); "
@@ -135,13 +138,22 @@ def choose_rows(bench: Workbench, frames: int, facts: ModelFacts, length: int) -
     return seats.rows_that_fit(free, bytes_per_row=facts.cache_bytes_per_token * length, wanted=windows)
 
 
-def published_facts(part: str, item_bytes: int) -> ModelFacts:
-    """Give the sizes of a published model. Source: its config.json, as the ports of YuE quote it."""
+def published_facts(part: str, item_bytes: int, format: str | None = None) -> ModelFacts:
+    """Give the sizes of a published model, or of its quantized copy: layers and head, not the embedding.
+
+    Source: its config.json, as the ports of YuE quote it.
+    """
     first = part == "stage1"
+    vocabulary_size = 83_968 if first else 83_840
+    weights = _PARAMETERS[part] * item_bytes
+    if format is not None:
+        table = vocabulary_size * (4096 if first else 2048)
+        layers = (_PARAMETERS[part] - 2 * table) * _LAYER_BITS[format] / 8
+        weights = round(layers) + table + table * item_bytes
     return ModelFacts(
-        vocabulary_size=83_968 if first else 83_840,
+        vocabulary_size=vocabulary_size,
         max_length=16_384 if first else 8_192,
-        parameter_bytes=_PARAMETERS[part] * item_bytes,
+        parameter_bytes=weights,
         cache_bytes_per_token=2 * 32 * (4 if first else 16) * 128 * item_bytes,
         work_bytes=512 * (12 * (4096 if first else 2048) + 4 * (11_008 if first else 5_504) * item_bytes),
         work_bytes_per_token=512 * (8 if first else 1) * (1 + item_bytes),
@@ -215,7 +227,11 @@ def _find(bench: Workbench, stage: str) -> tuple[str, ModelFolder | None]:
 
 
 def _facts(bench: Workbench, part: str, model: ModelFolder | None) -> ModelFacts:
-    return published_facts(part, bench.dtype.itemsize) if model is None else bench.describe(model)
+    if model is not None:
+        return bench.describe(model)
+    name, _ = bench.asked(part)
+    _, format = (name and copies.split_name(name)) or (None, None)
+    return published_facts(part, bench.dtype.itemsize, format)
 
 
 def _frames(bench: Workbench, before_stage1: bool) -> int:
@@ -235,6 +251,8 @@ def _frames(bench: Workbench, before_stage1: bool) -> int:
 
 
 def _published_bytes(name: str) -> int | None:
+    if copies.split_name(name):
+        return 0  # it is made here, not fetched
     source = models.find_source(name)
     return source.bytes if isinstance(source, models.Model) else None
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 LANGUAGES = {"en": "English", "zh": "Chinese", "jp-kr": "Japanese or Korean"}
+EIGHT_BIT, FOUR_BIT = FORMATS = ("native-8bit", "native-4bit")  # that yue quantizes models to
 CODEC_FILES = {  # the published files by what they hold
     "codec": "final_ckpt/ckpt_00360000.pth",
     "vocal": "decoders/decoder_131000.pth",

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from yue_cli import models
+from yue_cli import copies, models
 from yue_cli.atomic import storage_errors
+from yue_cli.copies import Copy
 from yue_cli.errors import CheckpointError, Interrupted, StorageError
 from yue_cli.events import Emit, Note, ignore
 from yue_cli.hub import Hub, Offer, free_bytes, is_stub, known_sha256, sha256
@@ -80,9 +81,12 @@ class Library:
         """Find the folder of one part: `stage1`, `stage2` or `codec`. Nothing is fetched.
 
         name: a folder (the part's own, or one that holds a folder named like the part), a name among the makers', a
-        short name or a hub id with `@revision` or without, or None for the part's default. Raises CheckpointError.
+        short name or a hub id with `@revision` or without, `MODEL@FORMAT` for the copy that `yue quantize` made of it,
+        or None for the part's default. Raises CheckpointError.
         """
         found = self.find(name, part)
+        if found is None and name is not None and copies.split_name(name):
+            raise copies.absent(name)
         if found is None:
             raise self._absent([self._source(name or DEFAULTS[part], part)])
         return found
@@ -94,6 +98,10 @@ class Library:
             return ModelFolder(name, made / part, revision=made.name)
         if name is not None and (folder := _folder(name, part)) is not None:
             return ModelFolder(name, self._own(folder, part))
+        if name is not None and (asked := copies.split_name(name)) is not None:
+            self._source(asked[0], part)  # of that part?
+            copy = self.copy(name)
+            return None if copy is None else ModelFolder(name, copy.path, copy.revision)
         source = self._source(name or DEFAULTS[part], part)
         return self._converted(source) if part == "codec" else self._cached(source, part)
 
@@ -107,6 +115,9 @@ class Library:
             for name, part in wanted
             if self.find(name, part) is None
         }
+        for name, _ in sources:
+            if copies.split_name(name):
+                raise copies.absent(name)
         if not sources:
             return
         if self.hub.offline:
@@ -118,6 +129,8 @@ class Library:
         """Fetch models by name, whatever part they are; what is here already costs one question to the hub."""
         sources = []
         for name in names:
+            if copies.split_name(name):
+                raise copies.absent(name)
             source = models.find_source(name)
             if source is None:
                 raise CheckpointError(f"{name}: expected one of {', '.join(models.CATALOGUE)}, or a hub id OWNER/NAME.")
@@ -128,8 +141,29 @@ class Library:
             self._fetch(list(zip(offers, parts, strict=True)))
         return [self.locate(name, part) for name, part in zip(names, parts, strict=True)]
 
+    def copy(self, name: str) -> Copy | None:
+        """Find the quantized copy that `MODEL@FORMAT` names."""
+        base, format = copies.split_name(name) or (name, "")
+        source = models.find_source(base)
+        if source is None or not format:
+            return None
+        found = self.hub.snapshot(source)
+        known = source.revision if len(source.revision) == 40 else None
+        return copies.find(self.home, source, found[1] if found else known, format)
+
+    def copies(self) -> list[Copy]:
+        """List the quantized copies on this machine."""
+        return copies.every(self.home)
+
     def remove(self, name: str) -> int:
-        """Delete a model of the hub from this machine. Returns the bytes that became free. Raises CheckpointError."""
+        """Delete a model of the hub, or a copy of one. Returns the bytes that became free. Raises CheckpointError."""
+        if copies.split_name(name):
+            copy = self.copy(name)
+            if copy is None:
+                raise copies.absent(name)
+            with self._locked(), storage_errors(copy.path):
+                shutil.rmtree(copy.path)
+            return copy.bytes
         source = models.find_source(name)
         if source is None:
             raise CheckpointError(f"{name}: only models of the hub are removed; expected a short name or OWNER/NAME.")
@@ -162,6 +196,11 @@ class Library:
 
         Returns each file with `right`, or `unknown` where no hash is known. Raises CheckpointError for a wrong one.
         """
+        if copies.split_name(name):
+            copy = self.copy(name)
+            if copy is None:
+                raise copies.absent(name)
+            return [(path, "right") for path in copies.verify(copy)]
         source = models.find_source(name)
         found = self.hub.snapshot(source) if source else None
         if source is None or found is None:

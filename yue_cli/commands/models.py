@@ -1,11 +1,12 @@
 """`yue models`: which models there are, and fetching, checking and deleting them."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from yue_cli import models
+from yue_cli import copies, models
 from yue_cli.commands import console, options
 from yue_cli.commands.request import home
 from yue_cli.errors import CheckpointError
@@ -34,6 +35,19 @@ def list_(json: options.Json = False) -> None:
             }
             for model, state in states.items()
         ]
+        rows += [
+            {
+                "name": copy.name,
+                "part": copy.part,
+                "repository": copy.repository,
+                "revision": copy.revision,
+                "state": "here",
+                "bytes": copy.bytes,
+                "download_bytes": None,
+                "path": str(copy.path),
+            }
+            for copy in library.copies()
+        ]
         console.answer_json({"models": rows})
         return
     for model, state in states.items():
@@ -42,6 +56,11 @@ def list_(json: options.Json = False) -> None:
         console.answer(
             f"{model.name:<10}{PARTS[model.part]:<15}{state.word:<13}{console.gigabytes(size):>8}   "
             f"{model.repository} {revision}"
+        )
+    for copy in library.copies():
+        console.answer(
+            f"{copy.name}  {PARTS[copy.part]}, quantized here  {console.gigabytes(copy.bytes)}   "
+            f"of {copy.repository} {copy.revision[:7]}"
         )
 
 
@@ -84,17 +103,21 @@ def verify(
 
 def path(name: Name, json: options.Json = False) -> None:
     """Print the folder of a model that is on this machine; the codec's is the converted one."""
+    library = _library()
+    if copies.split_name(name):
+        copy = library.copy(name)
+        if copy is None:
+            raise copies.absent(name)
+        _answer_path(name, copy.path, copy.revision, json)
+        return
     source = models.find_source(name)
     part = getattr(source, "part", None)
     found = None
     for each in [part] if part else PARTS:
-        found = found or _library().find(name, each)
+        found = found or library.find(name, each)
     if found is None:
         raise CheckpointError(f"{name} is not on this machine: `yue models pull {name}` fetches it.")
-    if json:
-        console.answer_json({"name": name, "path": str(found.path), "revision": found.revision})
-    else:
-        console.answer(str(found.path))
+    _answer_path(name, found.path, found.revision, json)
 
 
 def rm(name: Name, json: options.Json = False) -> None:
@@ -107,6 +130,13 @@ def rm(name: Name, json: options.Json = False) -> None:
 
 
 COMMANDS: dict[str, Callable[..., None]] = {"list": list_, "pull": pull, "verify": verify, "path": path, "rm": rm}
+
+
+def _answer_path(name: str, path: Path, revision: str | None, as_json: bool) -> None:
+    if as_json:
+        console.answer_json({"name": name, "path": str(path), "revision": revision})
+    else:
+        console.answer(str(path))
 
 
 def _library(emit: Emit = ignore) -> Library:

@@ -1,4 +1,4 @@
-"""Weight-only formats of this engine: their names, sizes, and the block of config.json that says which one. No torch.
+"""Weight-only formats of this engine: their sizes, and the block of config.json that says which one. No torch.
 
 docs/quantization.md tells what they are for; `quantized.py` computes with them.
 """
@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from yue_cli.errors import CheckpointError
+from yue_cli.models import EIGHT_BIT, FORMATS, FOUR_BIT
 
-EIGHT_BIT, FOUR_BIT = "native-8bit", "native-4bit"
-FORMATS = (EIGHT_BIT, FOUR_BIT)
 GROUP = 128  # columns that share a scale and a zero in 4 bits
 METHOD, VERSION = "yue-native", 1
 CONFIG_KEY = "quantization_config"

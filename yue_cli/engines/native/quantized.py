@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from yue_cli.engines.native.formats import EIGHT_BIT, FOUR_BIT, GROUP, misfit
+from yue_cli.engines.native.formats import GROUP, misfit
+from yue_cli.models import EIGHT_BIT, FOUR_BIT
 
 # Values that are held as floating-point numbers at once: what fits a CPU's cache, and few launches elsewhere.
 _BLOCK = {"cpu": 1 << 19}
