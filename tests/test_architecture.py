@@ -26,6 +26,7 @@ LEVELS = [
         "hub",
         "copies",
         "weights",
+        "speeds",
     ],
     ["prompt"],
     ["sampling", "mixing"],

@@ -81,6 +81,23 @@ def device_name(device: torch.device) -> str:
     return f"cuda:{device.index or 0} ({torch.cuda.get_device_name(device)})"
 
 
+def hardware_name(device: torch.device) -> str:
+    """Name the chip that does the work: `NVIDIA H200`, or a processor and the threads that compute on it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f"{processor_name()}, {threads} {'thread' if threads == 1 else 'threads'}"
+
+
+def processor_name() -> str:
+    """Name the processor, as far as the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):  # not Linux, or not x86
+        return platform.processor() or platform.machine()
+
+
 def measure_free_bytes(device: torch.device) -> int:
     """Tell how much memory is free, by the driver or the system."""
     if device.type == "cuda":
