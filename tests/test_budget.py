@@ -13,16 +13,14 @@ from tests.library import tokens
 from yue_cli import budget, engines, machine, presets
 from yue_cli.artifacts import write_tokens
 from yue_cli.audio_prompt import AudioPrompt
-from yue_cli.budget import Need
-from yue_cli.errors import EngineError, LyricsError
+from yue_cli.errors import CheckpointError, EngineError, LyricsError
 from yue_cli.events import ignore
 from yue_cli.hub import Hub
-from yue_cli.plan import read_request
-from yue_cli.presets import Preset
-from yue_cli.project import Project
+from yue_cli.plan import read_request, recipe
+from yue_cli.project import STAGES, Project
 from yue_cli.settings import Layer, combine, resolve
 from yue_cli.song import Song
-from yue_cli.weights import Library
+from yue_cli.weights import Library, ModelFolder
 from yue_cli.workbench import MAKERS, Workbench
 
 GB = 10**9
@@ -175,8 +173,7 @@ def test_weights_that_do_not_fit_are_refused(bench):
     text = refusal(bench(free=11.4, execution__dtype="bfloat16"), ["stage1"])
     assert text == (
         "stage 1 needs 13.2 GB of memory (12.4 GB of weights, 0.8 GB of cache for 2 rows of 6,025 tokens); "
-        "this machine has 11.4 GB free. No preset fits here; close what else uses memory, or take a smaller model. "
-        "Nothing was loaded."
+        "this machine has 11.4 GB free. Presets that fit: 12gb, 8gb, 6gb. Nothing was loaded."
     )
 
 
@@ -199,22 +196,127 @@ def test_fewer_rows_are_proposed_where_they_were_asked_for(bench):
     assert "Use fewer --set execution.rows." in text
 
 
-def test_presets_that_fit_are_named_and_those_that_change_the_song_are_not(bench, monkeypatch):
-    known = {
-        "small": {"execution.dtype": "bfloat16"},
-        "absent": {"execution.engine": "another"},
-        "huge": {"execution.dtype": "float32"},
-        "toys": TOY,
-        "empty": {},
-    }
-    monkeypatch.setattr(presets, "names", lambda: sorted(known))
-    monkeypatch.setattr(presets, "find", lambda name: Preset(name, "", known[name]))
-    made = bench(free=14)
-    need = Need("stage1", "en-cot", False, 25 * GB, 4 * GB, 0)
-    assert budget.fitting_presets(made, "stage1") == ["small"]
-    made.dtype = torch.float16  # so that no other remedy comes first
-    with pytest.raises(EngineError, match=r"Presets that fit: small\. Nothing was loaded\.$"):
+@pytest.mark.parametrize(
+    ("free", "fitting"),
+    [
+        (24, ["24gb", "16gb", "12gb", "8gb", "6gb"]),
+        (15, ["24gb", "16gb", "12gb", "8gb", "6gb"]),
+        (11.4, ["12gb", "8gb", "6gb"]),
+        (7.5, ["8gb", "6gb"]),
+        (3, []),
+    ],
+)
+def test_presets_that_fit_are_named_the_largest_first(bench, free, fitting):
+    made = bench(free=free, execution__dtype="bfloat16", execution__device="cpu")
+    assert [name for name in budget.fitting_presets(made, "stage1") if name != "cpu"] == fitting
+    [need] = [replace(need, weights=70 * GB) for need in budget.needs(made, ["stage1"])]
+    words = f"Presets that fit: {', '.join(fitting)}. " if fitting else "No preset fits here; close what else uses "
+    with pytest.raises(EngineError, match=words):
         budget.check(made, [need])
+
+
+def test_the_processor_is_named_where_the_gpu_is_too_small(bench, monkeypatch):
+    """A GPU of which 3 GB are free, in a machine with 60 GB."""
+    monkeypatch.setattr(machine, "choose_device", lambda name: torch.device("cpu" if name == "cpu" else "cuda:0"))
+    monkeypatch.setattr(machine, "device_name", lambda device: "cuda:0 (a GPU)")
+    assert budget.fitting_presets(bench(free=3, execution__compute_capability=8.6), "stage1") == ["cpu"]
+
+
+@pytest.mark.parametrize("sections", [2, 8], ids=["two segments", "full context"])
+@pytest.mark.parametrize("name", presets.CARDS)
+def test_every_card_s_preset_fits_its_card_at_the_published_shapes(bench, monkeypatch, name, sections):
+    monkeypatch.setattr(machine, "choose_device", lambda name: torch.device("cuda:0"))
+    monkeypatch.setattr(machine, "device_name", lambda device: f"cuda:0 ({name})")
+    values = {key.replace(".", "__"): value for key, value in presets.find(name).values.items()}
+    size = values.pop("execution__memory_limit")
+    lyrics = "[verse]\n" + "la " * 50 + "\n"
+    song = replace(SONG, lyrics=lyrics * sections, reference=AudioPrompt(vocal="v", instrumental="i"))
+    made = bench(song, free=size, execution__compute_capability=8.6, **values)
+    assert made.dtype == torch.bfloat16
+    first, second, _ = found = budget.needs(made, ["stage1", "stage2", "audio"])
+    assert first.rows == 2
+    assert first.length == made.settings.stage1.context if sections == 8 else first.length > 6000
+    assert max(need.total for need in found) <= size * GB
+    assert budget.check(made, found) == []
+    assert second.rows >= 2
+    quantized = [need.model for need in (first, second) if "@" in need.model]
+    if quantized:
+        with pytest.raises(CheckpointError, match=r"which is not on this machine: `yue quantize "):
+            budget.check_here(found)
+    else:
+        budget.check_here(found)
+
+
+def test_weights_that_must_be_made_first_are_named_with_the_command_that_makes_them(bench):
+    made = bench(execution__stage1_weights="native-4bit", stage1__model="zh-cot")
+    with pytest.raises(CheckpointError) as caught:
+        budget.check_here(budget.needs(made, ["stage1"]))
+    assert str(caught.value) == (
+        "stage 1 is to use zh-cot@native-4bit (execution.stage1_weights), which is not on this machine: "
+        "`yue quantize zh-cot --format native-4bit` makes it from zh-cot."
+    )
+
+
+def test_smaller_weights_are_of_models_with_short_names_alone(bench):
+    for name in ("toy", "someone/another", "en-cot@main"):
+        made = bench(execution__stage1_weights="native-8bit", stage1__model=name)
+        assert made.asked("stage1") == (name, "stage1")
+    assert bench(execution__stage1_weights="native-8bit").asked("stage1")[0] == "en-cot@native-8bit"
+    assert bench(execution__stage2_weights="native-8bit").asked("stage2")[0] == "s2@native-8bit"
+
+
+# What auto picks
+
+
+class Shelf:
+    """A library in which some models are here, with the sizes that they are published with."""
+
+    def __init__(self, monkeypatch, bench: Workbench, *names: str) -> None:
+        monkeypatch.setattr(bench.library, "find", lambda name, part: self.find(name or "s2", part, names))
+        monkeypatch.setattr(bench, "describe", self.describe)
+        self.bench = bench
+
+    def find(self, name, part, names):
+        return ModelFolder(name, Path(part)) if name in names else None
+
+    def describe(self, model):
+        form = model.name.partition("@")[2] or "published"
+        return budget.published_facts(str(model.path), self.bench.dtype.itemsize, form)
+
+
+@pytest.mark.parametrize(
+    ("free", "here", "picked"),
+    [
+        (24, ["en-cot", "en-cot@native-8bit"], "en-cot"),
+        (24, ["en-cot@native-8bit", "en-cot@native-4bit"], "en-cot@native-8bit"),
+        (11, ["en-cot", "en-cot@native-8bit", "en-cot@native-4bit"], "en-cot@native-8bit"),
+        (7, ["en-cot", "en-cot@native-8bit", "en-cot@native-4bit"], "en-cot@native-4bit"),
+        (7, ["en-cot", "en-cot@native-8bit"], "en-cot"),
+        (24, [], "en-cot"),
+    ],
+)
+def test_auto_picks_the_best_form_that_is_here_and_fits_else_the_published_one(bench, monkeypatch, free, here, picked):
+    made = bench(free=free, execution__dtype="bfloat16")
+    Shelf(monkeypatch, made, *here)
+    budget.choose_forms(made, ["stage1", "stage2"])
+    assert made.asked("stage1") == (picked, "stage1")
+    assert made.asked("stage2") == (None, "stage2")
+
+
+def test_what_auto_picks_makes_nothing_stale(bench, monkeypatch):
+    made = bench(free=11, execution__dtype="bfloat16", stage1__model="zh-cot")
+    Shelf(monkeypatch, made, "zh-cot", "zh-cot@native-8bit")
+    before = [recipe(made.request, stage) for stage in STAGES]
+    budget.choose_forms(made, ["stage1"])
+    assert made.asked("stage1")[0] == "zh-cot@native-8bit"
+    assert [recipe(made.request, stage) for stage in STAGES] == before
+
+
+def test_a_form_that_was_named_is_not_picked_over(bench, monkeypatch):
+    made = bench(free=7, execution__dtype="bfloat16", execution__stage1_weights="published")
+    Shelf(monkeypatch, made, "en-cot", "en-cot@native-4bit")
+    budget.choose_forms(made, ["stage1"])
+    assert made.asked("stage1")[0] == "en-cot"
 
 
 def test_a_model_of_unknown_size_is_not_refused_before_it_is_here(bench):
@@ -285,6 +387,18 @@ def test_a_plan_that_cannot_fit_is_refused(place, command):
     assert text.startswith("stage 1 needs 13.2 GB of memory (12.4 GB of weights, ")
     assert "; this machine has 11.4 GB free. " in text
     assert contents(place) == before
+
+
+def test_a_preset_of_a_card_is_planned_with_weights_that_must_be_made_first_and_refused_without_them(place):
+    asked = ["song", *COMMAND, "--preset", "8gb"]
+    how = "`yue quantize en-cot --format native-4bit` makes it from en-cot"
+    plan = done("plan", *asked)
+    assert f"en-cot@native-4bit (not here: {how}) · " in plan.out
+    assert "preset   8gb · For GPUs with 8 GB" in plan.err
+    text = refused("run", *asked)
+    assert text.startswith("stage 1 is to use en-cot@native-4bit (execution.stage1_weights), which is not on this ")
+    assert text.endswith(f"machine: {how}.")
+    assert "8gb" not in (place / "song" / "song.yaml").read_text()
 
 
 def test_a_run_that_cannot_fit_is_refused_before_anything_loads(place):

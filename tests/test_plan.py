@@ -26,6 +26,8 @@ OTHER = {
     "decode.format": "flac",
     "execution.dtype": "float16",
     "execution.rows": 4,
+    "execution.stage1_weights": "native-8bit",
+    "execution.stage2_weights": "native-4bit",
     "execution.memory_limit": 8.0,
     "execution.compute_capability": 7.5,
 }

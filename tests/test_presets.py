@@ -4,7 +4,8 @@ import pytest
 
 from yue_cli import presets
 from yue_cli.errors import SettingsError
-from yue_cli.settings import combine, resolve
+from yue_cli.presets import CARDS
+from yue_cli.settings import Settings, combine, is_execution, resolve
 
 
 def resolved(name):
@@ -13,7 +14,7 @@ def resolved(name):
 
 def test_the_presets_that_come_with_yue_are_listed_in_order():
     assert presets.names() == sorted(presets.names())
-    assert {"cpu", "demo", "exl2-port", "original"} <= set(presets.names())
+    assert {"auto", "cpu", "demo", "exl2-port", "original", *presets.CARDS} <= set(presets.names())
 
 
 @pytest.mark.parametrize("name", presets.names())
@@ -35,6 +36,24 @@ def test_the_original_preset_is_what_infer_py_computes():
     assert (stage1.min_new_tokens, stage1.max_new_tokens, stage1.top_k) == (100, 3000, 50)
     assert (stage1.guidance_first, stage1.guidance_later) == (1.5, 1.2)
     assert found.decode.limit == "clip"
+
+
+def test_auto_is_what_is_set_nowhere():
+    assert resolved("auto") == resolve(Settings())
+
+
+def test_cards_and_cpu_change_no_song_but_for_the_context_of_the_smallest():
+    """So that a song may go on under another of them."""
+    song = {name: [key for key in presets.find(name).values if not is_execution(key)] for name in (*CARDS, "cpu")}
+    assert {name: keys for name, keys in song.items() if keys} == {"6gb": ["stage1.context"]}
+
+
+def test_a_card_says_how_much_of_it_is_used_and_leaves_nothing_to_be_picked():
+    for name in CARDS:
+        execution = resolved(name).execution
+        assert f"{execution.memory_limit:g}gb" == name
+        assert "auto" not in (execution.stage1_weights, execution.stage2_weights)
+        assert (execution.device, execution.dtype, execution.rows) == ("auto", "auto", None)
 
 
 def test_the_demo_needs_no_model_and_no_gpu():

@@ -59,6 +59,22 @@ def test_a_new_preset_drops_the_overrides_that_it_sets():
     assert asked.overrides == {"stage1.top_p": 0.6}
 
 
+def test_a_preset_of_execution_settings_alone_holds_now_and_is_not_stored():
+    stored = Song(preset="soft", overrides={"stage1.top_p": 0.6}, seed=1)
+    card = Preset("8gb", "", {"execution.dtype": "float16", "execution.rows": 4})
+    asked, settings, sources = settle(stored, card, {"execution.rows": 2})
+    assert asked == stored
+    assert (settings.stage1.temperature, settings.stage1.top_p) == (0.5, 0.6), "the song is the same"
+    assert (settings.execution.dtype, settings.execution.rows) == ("float16", 2)
+    assert sources["execution.dtype"] == "preset 8gb"
+
+
+def test_a_preset_that_sets_nothing_replaces_the_stored_one():
+    asked, settings, _ = settle(Song(preset="soft", seed=1), Preset("auto", "", {}), {})
+    assert asked.preset == "auto"
+    assert settings.stage1.temperature == 1.0
+
+
 def test_a_flag_given_with_a_new_preset_stays_an_override():
     asked, settings, _ = settle(Song(seed=1), preset(segments=2), {"segments": 1})
     assert asked.overrides == {"segments": 1}

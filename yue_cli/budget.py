@@ -6,15 +6,15 @@ estimate. A model that is not here is weighed as the published one.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from yue_cli import copies, hub, machine, models, presets, prompt, seats
+from yue_cli import copies, hub, models, presets, prompt, seats
 from yue_cli.artifacts import TRACKS, read_array
 from yue_cli.engines import ModelFacts
-from yue_cli.errors import ArtifactError, EngineError, LyricsError, YueError
+from yue_cli.errors import ArtifactError, CheckpointError, EngineError, LyricsError
 from yue_cli.models import EIGHT_BIT, FOUR_BIT
-from yue_cli.settings import Layer, combine, flatten, is_execution
+from yue_cli.resources import expanded
+from yue_cli.settings import WEIGHTS, Layer, combine, flatten
 from yue_cli.stages import stage1, stage2
 from yue_cli.tokenizer import TOKENIZER_FILE, Tokenizer
 from yue_cli.vocab import FRAME_RATE, WINDOW_FRAMES, Vocabulary
@@ -77,6 +77,40 @@ def needs(bench: Workbench, stages: Sequence[str]) -> list[Need]:
     return found
 
 
+def choose_forms(bench: Workbench, stages: Sequence[str]) -> None:
+    """Where the settings leave it, pick the form of a language model's weights by the memory that is free.
+
+    The best form that is here and fits; else the published one. It never makes a stage stale.
+    """
+    execution = bench.settings.execution
+    for stage, setting in (("stage1", execution.stage1_weights), ("stage2", execution.stage2_weights)):
+        if stage not in stages or setting != "auto":
+            continue
+        for form in WEIGHTS:
+            bench.forms[stage] = form
+            need = next(need for need in needs(bench, stages) if need.stage == stage)
+            if need.is_here and need.total <= bench.free_bytes():
+                break
+        else:
+            bench.forms[stage] = "published"
+
+
+def check_here(found: Sequence[Need]) -> None:
+    """Refuse weights in a form that is not here: it is made, not fetched. Raises CheckpointError."""
+    for need in found:
+        if not need.is_here and (how := how_to_make(need.model)):
+            raise CheckpointError(
+                f"{TITLES[need.stage]} is to use {need.model} (execution.{need.stage}_weights), which is not on this "
+                f"machine: {how}."
+            )
+
+
+def how_to_make(name: str) -> str | None:
+    """Say how weights in a smaller form are made; None for all that is published."""
+    found = copies.split_name(name)
+    return None if found is None else f"`yue quantize {found[0]} --format {found[1]}` makes it from {found[0]}"
+
+
 def check(bench: Workbench, found: Sequence[Need]) -> list[str]:
     """Refuse what cannot fit into memory; say what is tight. Raises EngineError."""
     free, warnings = bench.free_bytes(), []
@@ -109,7 +143,8 @@ def describe(need: Need) -> str:
 
 def weigh_disk(bench: Workbench, found: Sequence[Need]) -> Disk:
     """Weigh what will be written."""
-    absent = [_published_bytes(name) for name in {need.model for need in found if not need.is_here}]
+    names = {need.model for need in found if not need.is_here and copies.split_name(need.model) is None}
+    absent = [_published_bytes(name) for name in names]
     known = [size for size in absent if size is not None]
     seconds = _frames(bench, any(need.stage == "stage1" for need in found)) / FRAME_RATE
     return Disk(
@@ -134,7 +169,7 @@ def choose_rows(bench: Workbench, frames: int, facts: ModelFacts, length: int) -
     windows = stage2.count_windows(frames, tail)
     if rows is not None:
         return seats.ladder_step(min(rows, windows))
-    free = bench.free_bytes() - facts.parameter_bytes
+    free = bench.free_bytes() - facts.parameter_bytes - _work(bench, facts, length)
     return seats.rows_that_fit(free, bytes_per_row=facts.cache_bytes_per_token * length, wanted=windows)
 
 
@@ -201,7 +236,7 @@ def _weigh_codec(bench: Workbench, stage: str, after_stage1: bool) -> Need:
     asked, part = bench.asked(stage)
     name = asked or models.DEFAULTS[part]
     known = models.find_source(name)
-    is_here = name in bench.library.makers or Path(name).expanduser().exists()
+    is_here = name in bench.library.makers or expanded(name).exists()
     if not is_here and isinstance(known, models.Model):
         is_here = bench.library.state(known).word == "here"
     if stage == "reference":
@@ -213,11 +248,14 @@ def _weigh_codec(bench: Workbench, stage: str, after_stage1: bool) -> Need:
 def _need(
     bench: Workbench, stage: str, name: str, model: ModelFolder | None, facts: ModelFacts, rows: int, length: int
 ) -> Need:
-    work = facts.work_bytes + facts.work_bytes_per_token * length
-    if bench.device.type == "cuda":
-        work += _GPU_LIBRARY_BYTES
     cache = facts.cache_bytes_per_token * rows * length
+    work = _work(bench, facts, length)
     return Need(stage, name, model is not None, facts.parameter_bytes, cache, work, rows, length)
+
+
+def _work(bench: Workbench, facts: ModelFacts, length: int) -> int:
+    libraries = _GPU_LIBRARY_BYTES if bench.device.type == "cuda" else 0
+    return facts.work_bytes + facts.work_bytes_per_token * length + libraries
 
 
 def _find(bench: Workbench, stage: str) -> tuple[str, ModelFolder | None]:
@@ -251,42 +289,38 @@ def _frames(bench: Workbench, before_stage1: bool) -> int:
 
 
 def _published_bytes(name: str) -> int | None:
-    if copies.split_name(name):
-        return 0  # it is made here, not fetched
     source = models.find_source(name)
     return source.bytes if isinstance(source, models.Model) else None
 
 
 def _remedy(bench: Workbench, need: Need, free: int) -> str:
-    if need.rows and need.length and need.stage == "stage1":
+    """Say what would fit: the smallest change to this request, and the presets."""
+    words = []
+    if need.stage == "stage1" and need.rows and need.length:
         room = (free - need.weights) * need.length // need.cache // _CONTEXT_STEP * _CONTEXT_STEP
         if room >= _SHORTEST_CONTEXT:
-            return f"--set stage1.context={room} fits, or sing fewer --segments."
-    if bench.dtype.itemsize == 4 and need.certain // 2 <= free:
-        return "--set execution.dtype=bfloat16 halves that."
-    if need.stage == "stage2" and bench.settings.execution.rows is not None and need.rows != 1:
-        return "Use fewer --set execution.rows."
-    fitting = fitting_presets(bench, need.stage)
-    if fitting:
-        return f"Presets that fit: {', '.join(fitting)}."
-    return "No preset fits here; close what else uses memory, or take a smaller model."
+            words.append(f"--set stage1.context={room} fits, or sing fewer --segments.")
+    if not words and bench.dtype.itemsize == 4 and need.certain // 2 <= free:
+        words.append("--set execution.dtype=bfloat16 halves that.")
+    if not words and need.stage == "stage2" and bench.settings.execution.rows is not None and need.rows != 1:
+        words.append("Use fewer --set execution.rows.")
+    if fitting := fitting_presets(bench, need.stage):
+        words.append(f"Presets that fit: {', '.join(fitting)}.")
+    return " ".join(words) or "No preset fits here; close what else uses memory, or take a smaller model."
 
 
 def fitting_presets(bench: Workbench, stage: str) -> list[str]:
-    """Name the presets that change nothing but how a song is computed, and with which a stage fits."""
-    fitting = []
-    for name in presets.names():
+    """Name the presets for cards and for the CPU with which a stage fits, the largest first."""
+    pretended, fitting = bench.settings.execution.memory_limit, []
+    for name in (*presets.CARDS, "cpu"):
         preset = presets.find(name)
-        if not preset.values or not all(map(is_execution, preset.values)):
-            continue
         settings, _ = combine([Layer("now", flatten(bench.settings)), preset.layer()])
-        try:
-            other = bench.with_settings(settings)
-            # A pretended limit is one of the device that is in use now.
-            same = other.device == bench.device
-            free = other.free_bytes() if same else machine.free_bytes(other.device)
-            if needs(other, [stage])[0].total <= free:
-                fitting.append(name)
-        except YueError:  # an engine or a device that is not there
-            continue
+        other = bench.with_settings(settings)
+        # What is pretended now is of the device that is in use now, and holds under every preset.
+        own = combine([preset.layer()])[0].execution.memory_limit
+        limits = [limit for limit in (own, pretended) if limit is not None]
+        limit = min(limits, default=None) if other.device == bench.device else own
+        other = bench.with_settings(replace(settings, execution=replace(settings.execution, memory_limit=limit)))
+        if needs(other, [stage])[0].total <= other.free_bytes():
+            fitting.append(name)
     return fitting

@@ -75,6 +75,7 @@ def _catalogue() -> dict[str, Model]:
 
 CATALOGUE = _catalogue()
 DEFAULTS = {"stage1": "en-cot", "stage2": "s2", "codec": "codec"}
+SMALLER = ("native-8bit", "native-4bit")  # forms that are made on the user's own machine
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -89,6 +90,18 @@ def find_source(name: str) -> Source | None:
     if _HUB_ID.fullmatch(base) and ".." not in base:
         return Source(name, base, revision if at else "main")
     return None
+
+
+def in_form(name: str, form: str) -> str:
+    """Name a model of the catalogue in a smaller form of its weights; other names stay as they are."""
+    model = CATALOGUE.get(name)
+    return f"{name}@{form}" if form in SMALLER and model is not None and model.part != "codec" else name
+
+
+def form_of(name: str) -> tuple[str, str] | None:
+    """Take a name such as `en-cot@native-8bit` apart; None for all that is not made from a model of the catalogue."""
+    base, _, form = name.partition("@")
+    return (base, form) if form in SMALLER and in_form(base, form) == name else None
 
 
 def choose_stage1(language: str, has_reference: bool) -> str:

@@ -156,8 +156,12 @@ class Pipeline:
         Those that are not here are fetched. What cannot fit into memory is refused, by the published sizes before
         that. Raises CheckpointError, DownloadError, EngineError, StorageError.
         """
+        budget.choose_forms(self.bench, stages)
+        needed = budget.needs(self.bench, stages)
         if not self.bench.library.hub.offline:  # else what is not here is refused for that
-            budget.check(self.bench, budget.needs(self.bench, stages))
+            budget.check(self.bench, needed)
+        budget.check_here(needed)
+        self._tell_forms()
         self.bench.fetch_models(stages)
         for stage in stages:
             model = self.bench.model(stage)
@@ -180,6 +184,13 @@ class Pipeline:
             "foreign": f"is used as it is: its tokens were {state.why}",
         }
         self.bench.note(state.stage, why.get(state.state, f"is skipped: {state.why}") + music)
+
+    def _tell_forms(self) -> None:
+        for stage, form in self.bench.forms.items():
+            name, _ = self.bench.asked(stage)
+            if form != "published" and name is not None:
+                free = self.bench.free_bytes() / 1e9
+                self.bench.note(stage, f"takes {name}, which is here and fits into the {free:.1f} GB that are free")
 
     def _tell_redo(self, state: StageState) -> None:
         if state.state == "stale":

@@ -5,7 +5,9 @@ from pathlib import Path
 
 from yue_cli.errors import SettingsError
 from yue_cli.resources import resource
-from yue_cli.settings import Flat, Layer, read_preset
+from yue_cli.settings import Flat, Layer, is_execution, read_preset
+
+CARDS = ("24gb", "16gb", "12gb", "8gb", "6gb")  # by the memory that a GPU has, largest first
 
 
 @dataclass(frozen=True)
@@ -15,6 +17,11 @@ class Preset:
     name: str
     description: str
     values: Flat
+
+    @property
+    def is_execution(self) -> bool:
+        """Tell whether it says only how a song is computed, so that it is no part of a song."""
+        return bool(self.values) and all(map(is_execution, self.values))
 
     def layer(self) -> Layer:
         return Layer(f"preset {self.name}", self.values)

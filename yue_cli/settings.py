@@ -20,6 +20,7 @@ Value = str | int | float | bool | None
 Flat = dict[str, Value]  # {"stage1.temperature": 0.9}
 
 RULES = ("yue", "original", "exl2")
+WEIGHTS = ("published", "native-8bit", "native-4bit")  # forms of a model's weights, best first
 
 
 def _one_of(default: Value, *choices: Value) -> Any:
@@ -66,6 +67,8 @@ class ExecutionSettings:
     dtype: str = _one_of("auto", "auto", "float32", "bfloat16", "float16")  # auto: float32 on CPU, else bfloat16
     rows: int | None = _between(None, 1, 4096)  # stage-2 rows decoded together; None: as many as memory holds
     cache: str = _one_of("auto", "auto")  # key/value cache format; engines that have others add them here
+    stage1_weights: str = _one_of("auto", "auto", *WEIGHTS)  # auto: the published ones, or a smaller form that is here
+    stage2_weights: str = _one_of("auto", "auto", *WEIGHTS)
     memory_limit: float | None = _between(None, 0.001, 1e6)  # GB; pretend that no more is free
     compute_capability: float | None = _between(None, 1.0, 99.0)  # such as 7.5; pretend to have such a GPU
 

@@ -22,7 +22,7 @@ _KEYS = {"format", "version", "preset", "overrides", "seed", "reseeded", "forced
 
 @dataclass(frozen=True)
 class Song:
-    """One request. Execution settings are never part of it, but for those of the preset it names."""
+    """One request. Execution settings are never part of it, but for those of a preset that sets others, too."""
 
     lyrics: str | None = None
     genre: str | None = None
@@ -58,21 +58,26 @@ class Song:
 def settle(song: Song, preset: Preset | None, flags: Flat) -> tuple[Song, Settings, dict[str, str]]:
     """Apply what is asked for now to what was asked for before.
 
-    preset: the one given now, else the song's own holds. flags: settings of the command line.
+    preset: the one given now, else the song's own holds; one of execution settings alone leaves the song's own in
+    place and is not stored. flags: settings of the command line.
     Returns the request to be stored, its settings (open ones still open), and where each changed setting came from.
     The seed is drawn if none was given before or now. Raises SettingsError.
     """
     combine([Layer("command line", flags)])  # a wrong flag is named as one before it is stored
-    if preset is not None:
+    passing = preset if preset is not None and preset.is_execution else None
+    replaces = preset is not None and passing is None
+    if preset is not None and replaces:
         song = song.with_preset(preset.name, preset.values)
-    stored = preset or (find(song.preset) if song.preset else None)
-    preset_seed = stored.values.get("seed") if stored and (preset or song.seed is None) else None
+    stored = preset if replaces else find(song.preset) if song.preset else None
+    preset_seed = stored.values.get("seed") if stored and (replaces or song.seed is None) else None
     seed = flags.get("seed", preset_seed if preset_seed is not None else song.seed)
     seed = draw_seed() if seed is None else int(seed)
     song = song.with_overrides(flags)
     song = replace(song, seed=seed, reseeded=song.reseeded if seed == song.seed else {})
     layers = [stored.layer()] if stored else []
-    layers += [Layer(SONG_FILE, song.overrides), Layer("command line", flags)]
+    layers.append(Layer(SONG_FILE, song.overrides))
+    layers += [passing.layer()] if passing else []
+    layers.append(Layer("command line", flags))
     settings, sources = combine(layers)
     settings = replace(settings, seed=seed)
     return song, settings, sources

@@ -41,6 +41,7 @@ class Workbench:
         self.settings = request.settings
         self.library = Library(home, MAKERS, emit, offline)
         self.emit = emit
+        self.forms: dict[str, str] = {}  # by stage: the form of the weights that was picked where the settings leave it
         self.detail = detail  # what only a curious user wants to know: topic, text
         self.kept = "what was finished is kept. The same command goes on."  # what an interrupted run may rely on
         self.device = machine.choose_device(self.settings.execution.device)
@@ -76,7 +77,16 @@ class Workbench:
         assert name is None or isinstance(name, str)
         if stage == "stage1" and name is None:
             name = models.choose_stage1("en", self.request.song.reference is not None)
-        return name, "codec" if stage in ("reference", "audio") else stage
+        if stage in ("reference", "audio"):
+            return name, "codec"
+        form = self.form(stage)
+        return (name if form == "published" else models.in_form(name or models.DEFAULTS[stage], form)), stage
+
+    def form(self, stage: str) -> str:
+        """Tell in which form the weights of a language model are wanted: as published, or smaller."""
+        execution = self.settings.execution
+        form = {"stage1": execution.stage1_weights, "stage2": execution.stage2_weights}[stage]
+        return self.forms.get(stage, "published") if form == "auto" else form
 
     def describe(self, model: ModelFolder) -> engines.ModelFacts:
         """Read a language model's sizes without loading it. Raises CheckpointError, EngineError."""

@@ -31,6 +31,7 @@ def tell(
         if state.stage in stages
     ]
     bench = Workbench(project, wanted, home, console.emit, console.detail)
+    budget.choose_forms(bench, list(todo))
     needs = {need.stage: need for need in budget.needs(bench, list(todo))}
     for warning in budget.check(bench, list(needs.values())):
         console.emit(Warned(warning))
@@ -57,14 +58,15 @@ def tell(
         why = f" ({row['why']})" if row["why"] else ""
         answer(f"{row['name']:<{width}}{'would be made' if row['do'] else 'stays'}: {row['state']}{why}")
         if row["do"]:
-            answer(f"{'':<{width}}{_need(needs[row['name']], budget.describe(needs[row['name']]))}")
+            need = needs[row["name"]]
+            answer(f"{'':<{width}}{_need(need, budget.describe(need), budget.how_to_make(need.model))}")
     if todo:
         answer(f"{'device':<{width}}{bench.device_name} · {dtype} · {gigabytes(free)} of memory free")
         answer(f"{'disk':<{width}}{_disk(disk)}")
 
 
-def _need(need: "Need", parts: str) -> str:
-    name = need.model if need.is_here else f"{need.model} (not here: weighed as published)"
+def _need(need: "Need", parts: str, how: str | None) -> str:
+    name = need.model if need.is_here else f"{need.model} (not here: {how or 'weighed as published'})"
     return f"{name} · {parts}, {gigabytes(need.work)} of work = {gigabytes(need.total)}"
 
 

@@ -130,9 +130,10 @@ def fulfil(request: Request) -> None:
         raise StorageError(f"{project.root}: there is no such folder. `yue run {project.root}` makes a song there.")
     # Every mistake in words and settings is found before the folder is made or locked.
     wanted, sources = read(project)
-    if wanted.song.preset:
-        shown = preset or presets.find(wanted.song.preset)
-        console.line("preset", f"{shown.name} · {shown.description}" if shown.description else shown.name)
+    stored = presets.find(wanted.song.preset) if wanted.song.preset else None
+    for shown in [stored, preset] if preset != stored else [preset]:
+        if shown is not None:
+            console.line("preset", f"{shown.name} · {shown.description}" if shown.description else shown.name)
     if "stage1" in request.stages:
         _tell_lyrics(console, wanted, lyrics_name)
         _tell_misfits(console, wanted)
