@@ -115,6 +115,12 @@ def is_execution(key: str) -> bool:
     return key.startswith("execution.")
 
 
+def choices(key: str) -> tuple[Value, ...]:
+    """List the values of a setting that has a few; none for a free one, or a key that there is not."""
+    found: tuple[Value, ...] = _KEYS[key][1].get("choices", ()) if key in _KEYS else ()
+    return found
+
+
 def combine(layers: Iterable[Layer]) -> tuple[Settings, dict[str, str]]:
     """Put layers over the defaults, later ones winning, and tell where each changed key came from.
 

@@ -7,14 +7,28 @@ from typing import Annotated
 import typer
 
 from yue_cli import copies, models
-from yue_cli.commands import console, options
+from yue_cli.commands import completion, console, options
 from yue_cli.commands.request import home
 from yue_cli.errors import CheckpointError
 from yue_cli.events import Emit, ignore
 from yue_cli.weights import PARTS, Library
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="A short name, or a hub id with @revision or without.")]
-Names = Annotated[list[str], typer.Argument(metavar="NAME", help="Short names, or hub ids with @revision or without.")]
+Name = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME",
+        help="A short name, or a hub id with @revision or without.",
+        autocompletion=completion.all_models,
+    ),
+]
+Names = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="NAME",
+        help="Short names, or hub ids with @revision or without.",
+        autocompletion=completion.all_models,
+    ),
+]
 
 
 def list_(json: options.Json = False) -> None:
@@ -78,7 +92,12 @@ def pull(names: Names, json: options.Json = False, quiet: options.Quiet = False)
 def verify(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NAME]", show_default=False, help="Models; without any, all here."),
+        typer.Argument(
+            metavar="[NAME]",
+            show_default=False,
+            help="Models; without any, all here.",
+            autocompletion=completion.all_models,
+        ),
     ] = None,
     json: options.Json = False,
 ) -> None:

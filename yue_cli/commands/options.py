@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from yue_cli.commands import completion
+
 Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="The song's folder.")]
 OptionalFolder = Annotated[
     Path | None,
@@ -22,24 +24,57 @@ Segments = Annotated[
 ]
 Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="Number to draw from; drawn if not given.")]
 PresetName = Annotated[
-    str | None, typer.Option("--preset", metavar="NAME_OR_FILE", help="Settings by name (yue presets) or a YAML file.")
+    str | None,
+    typer.Option(
+        "--preset",
+        metavar="NAME_OR_FILE",
+        help="Settings by name (yue presets) or a YAML file.",
+        autocompletion=completion.presets,
+    ),
 ]
 Assignments = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="One setting, such as stage1.temperature=0.9; may be repeated."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="One setting, such as stage1.temperature=0.9; may be repeated.",
+        autocompletion=completion.assignments,
+    ),
 ]
 Model = Annotated[
-    str | None, typer.Option("--model", metavar="M", help="This stage's model: a name (yue models), hub id or folder.")
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="M",
+        help="This stage's model: a name (yue models), hub id or folder.",
+        autocompletion=completion.stage_models,
+    ),
 ]
 Offline = Annotated[bool, typer.Option("--offline", help="Fetch nothing: use only models that are on this machine.")]
 Language = Annotated[
     str | None,
-    typer.Option("--language", metavar="NAME", help="Language of the lyrics, to choose the model: en, zh or jp-kr."),
+    typer.Option(
+        "--language",
+        metavar="NAME",
+        help="Language of the lyrics, to choose the model: en, zh or jp-kr.",
+        autocompletion=completion.languages,
+    ),
 ]
-Format = Annotated[str | None, typer.Option("--format", metavar="NAME", help="wav, flac, ogg or mp3.")]
+Format = Annotated[
+    str | None,
+    typer.Option("--format", metavar="NAME", help="wav, flac, ogg or mp3.", autocompletion=completion.formats),
+]
 Force = Annotated[bool, typer.Option("--force", help="Make anew what is current; the old is kept in history/.")]
-Device = Annotated[str | None, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N.")]
-EngineName = Annotated[str | None, typer.Option("--engine", metavar="NAME", help="auto or the name of an engine.")]
+Device = Annotated[
+    str | None,
+    typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N.", autocompletion=completion.devices),
+]
+EngineName = Annotated[
+    str | None,
+    typer.Option(
+        "--engine", metavar="NAME", help="auto or the name of an engine.", autocompletion=completion.engine_names
+    ),
+]
 Audio = Annotated[
     str | None,
     typer.Option("--audio", metavar="FILE", help="Sound that the song is to follow: wav, flac, ogg, opus or mp3."),

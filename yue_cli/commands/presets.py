@@ -5,12 +5,17 @@ from typing import Annotated
 import typer
 
 from yue_cli import presets as library
-from yue_cli.commands import console, options
+from yue_cli.commands import completion, console, options
 from yue_cli.settings import KEYS, combine, flatten, resolve
 
 
 def presets(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", show_default=False, help="Show one in full.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[NAME]", show_default=False, help="Show one in full.", autocompletion=completion.presets
+        ),
+    ] = None,
     json: options.Json = False,
 ) -> None:
     """List the presets, or show every setting under one of them."""
