@@ -201,13 +201,46 @@ def test_damaged_codes_are_refused_before_anything_is_sung(song):
 
 
 def test_a_song_without_its_reference_again(song):
+    before = contents(song / "reference")
+    told = done("plan", "song", "--no-reference").out
+    assert told.startswith("stage1  would be made: stale (the reference was dropped)\n")
+    assert contents(song / "reference") == before, "a plan changes nothing"
+    told = done("run", "song", "--no-reference").err
+    assert "encode   is dropped; its codes are kept in history/\n" in told
+    assert "stage 1  is made anew: the reference was dropped; the old one is kept in history/\n" in told
+    assert "reference" not in yaml.safe_load((song / "song.yaml").read_text())
+    assert states(song) == dict.fromkeys(("stage1", "stage2", "audio"), "current")
+    assert [contents(kept) for kept in song.glob("history/reference-*")] == [before]
+    again = contents(song)
+    assert done("run", "song", "--no-reference").err.count("is current: kept") == 3
+    assert contents(song) == again
+
+
+def test_a_reference_of_codes_alone_is_dropped_too(song):
     stored = yaml.safe_load((song / "song.yaml").read_text())
     del stored["reference"]
     (song / "song.yaml").write_text(yaml.safe_dump(stored))
-    shutil.rmtree(song / "reference")
-    told = done("run", "song").err
-    assert "stage 1  is made anew: made from other tokens than are there now, the reference changed;" in told
-    assert "reference" not in states(song)
+    done("stage1", "song", "--no-reference")
+    assert states(song) == {"stage1": "current", "stage2": "stale", "audio": "current"}
+
+
+def test_a_kill_while_a_reference_is_dropped_loses_nothing(song, monkeypatch):
+    before = contents(song / "reference")
+
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("yue_cli.song.write_song", stop)
+        assert yue("run", "song", "--no-reference").code == 130
+    assert [contents(kept) for kept in song.glob("history/reference-*")] == [before]
+    done("run", "song", "--no-reference")
+    assert states(song) == dict.fromkeys(("stage1", "stage2", "audio"), "current")
+
+
+def test_a_reference_cannot_be_given_and_dropped_at_once(song):
+    text = refused("run", "song", "--no-reference", *DUAL)
+    assert text == "--no-reference drops the reference audio, --vocal is about it; give one of both."
 
 
 def test_the_toy_s_answer_for_programs_lists_the_reference(song):

@@ -87,6 +87,7 @@ class Pipeline:
             self._check_stage1(None if goes_on else from_segment)
         if "reference" in todo:
             self._check_reference(asked)
+        self._drop_reference(asked)
         # The request, seed included, is on disk before anything loads. What cannot be done at all is not stored.
         self._store(asked)
         self._check_models(list(todo))
@@ -149,6 +150,12 @@ class Pipeline:
                 f"known: give {audio_prompt.FLAGS}."
             )
         audio_prompt.check_files(asked.reference)
+
+    def _drop_reference(self, asked: Song) -> None:
+        """Put the codes of a reference that is not wanted any more into history, where they would be taken for one."""
+        if asked.reference is None and self.project.hashes("reference") is not None:
+            self.project.archive("reference")
+            self.bench.note("reference", "is dropped; its codes are kept in history/")
 
     def _check_models(self, stages: Sequence[str]) -> None:
         """Look at every model that will be needed, before the first one works for minutes.

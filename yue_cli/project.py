@@ -114,7 +114,7 @@ class Project:
         if gone:
             return StageState(stage, "stale", f"{gone[0]} was removed", manifest)
         changes = _differences(manifest.recipe, recipe)
-        if inputs != manifest.inputs and manifest.inputs:
+        if inputs != manifest.inputs and manifest.inputs and inputs != {}:  # {}: the recipe says what is gone
             changes.insert(0, "made from other tokens than are there now")
         edited = [name for name, facts in manifest.files.items() if sha256_file(folder / name) != facts["sha256"]]
         # Edited tokens are somebody's work and stay; edited sound can be had again from history.
@@ -320,7 +320,9 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         before, now = old.get(key), new.get(key)
         if before == now or (key in new and now is None):
             continue
-        if key in ("lyrics", "genre", "audio", "reference"):
+        if key == "reference" and key not in new:
+            words.append("the reference was dropped")
+        elif key in ("lyrics", "genre", "audio", "reference"):
             words.append(f"the {key} changed")
         else:
             words.append(f"{key} was {_show(before)}, now {_show(now)}")

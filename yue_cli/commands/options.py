@@ -97,6 +97,9 @@ End = Annotated[
 Crop = Annotated[
     bool, typer.Option("--crop", help="Encode these seconds alone, which gives other codes than the whole sound.")
 ]
+NoReference = Annotated[
+    bool, typer.Option("--no-reference", help="Follow no sound any more; the codes of the old are kept in history/.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print errors only.")]
 Verbose = Annotated[

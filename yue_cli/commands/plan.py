@@ -18,6 +18,7 @@ def plan(
     start: options.Start = None,
     end: options.End = None,
     crop: options.Crop = False,
+    no_reference: options.NoReference = False,
     format: options.Format = None,
     force: options.Force = False,
     language: options.Language = None,
@@ -37,6 +38,7 @@ def plan(
             preset=preset,
             assignments=assignments or [],
             reference=reference(audio, vocal, instrumental, start, end, crop),
+            no_reference=no_reference,
             flags={
                 "segments": segments,
                 "seed": seed,

@@ -33,6 +33,7 @@ class Request:
     preset: str | None = None
     assignments: list[str] = field(default_factory=list)
     reference: Mapping[str, Any] = field(default_factory=dict)  # flags by the fields of an AudioPrompt
+    no_reference: bool = False
     from_segment: int | None = None
     force: bool = False
     dry_run: bool = False
@@ -100,6 +101,9 @@ def fulfil(request: Request) -> None:
     lyrics, lyrics_name = read_lyrics(request.lyrics) if request.lyrics is not None else (None, "lyrics.txt")
     genre = read_genre(request.genre) if request.genre is not None else None
     new_seed = request.new_seed
+    if request.no_reference and request.reference:
+        given = next(iter(request.reference))
+        raise SettingsError(f"--no-reference drops the reference audio, --{given} is about it; give one of both.")
 
     def settle(project: Project) -> tuple[Song, Settings, dict[str, str]]:
         before = read_song(project)
@@ -107,7 +111,8 @@ def fulfil(request: Request) -> None:
             before = replace(before, lyrics=lyrics)
         if genre is not None:
             before = replace(before, genre=genre)
-        before = replace(before, reference=audio_prompt.combine(before.reference, request.reference))
+        followed = None if request.no_reference else audio_prompt.combine(before.reference, request.reference)
+        before = replace(before, reference=followed)
         values = request.values
         if request.language is not None:
             values["stage1.model"] = models.choose_stage1(request.language, before.reference is not None)

@@ -18,6 +18,7 @@ def run(
     start: options.Start = None,
     end: options.End = None,
     crop: options.Crop = False,
+    no_reference: options.NoReference = False,
     format: options.Format = None,
     force: options.Force = False,
     dry_run: options.DryRun = False,
@@ -38,6 +39,7 @@ def run(
             preset=preset,
             assignments=assignments or [],
             reference=reference(audio, vocal, instrumental, start, end, crop),
+            no_reference=no_reference,
             flags={
                 "segments": segments,
                 "seed": seed,

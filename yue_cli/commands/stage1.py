@@ -18,6 +18,7 @@ def stage1(
     start: options.Start = None,
     end: options.End = None,
     crop: options.Crop = False,
+    no_reference: options.NoReference = False,
     model: options.Model = None,
     from_segment: options.FromSegment = None,
     force: options.Force = False,
@@ -39,6 +40,7 @@ def stage1(
             preset=preset,
             assignments=assignments or [],
             reference=reference(audio, vocal, instrumental, start, end, crop),
+            no_reference=no_reference,
             flags={
                 "segments": segments,
                 "seed": seed,
