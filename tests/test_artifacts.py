@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 import pickle
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -294,6 +296,15 @@ def test_a_manifest_names_format_and_version(tmp_path):
     manifest().write(tmp_path)
     content = json.loads((tmp_path / MANIFEST_FILE).read_text(encoding="utf-8"))
     assert (content["format"], content["version"]) == ("yue-manifest", 1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a file system whose names are bytes")
+def test_a_path_that_is_no_text_is_kept(tmp_path):
+    path = os.fsdecode(b"/music/s\xffng.wav")
+    facts = {"format": "facts", "version": 1, "path": path, "name": "Nächte"}
+    write_json(tmp_path / "facts.json", facts)
+    assert read_json(tmp_path / "facts.json", "facts", 1) == {"path": path, "name": "Nächte"}
+    assert "Nächte" in (tmp_path / "facts.json").read_text(encoding="utf-8")
 
 
 def test_no_manifest_is_no_error(tmp_path):

@@ -2,6 +2,7 @@ import errno
 import os
 import resource
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,6 +52,19 @@ def test_tags_are_where_players_look(extension: str, mark: bytes, tmp_path: Path
     path = tmp_path / f"mix.{extension}"
     write_audio(path, tone(0.2), TAGS)
     assert mark in path.read_bytes().upper()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a file system whose names are bytes")
+@pytest.mark.parametrize("extension", FORMATS)
+def test_names_that_are_no_text_are_no_trouble(extension: str, tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"s\xffng")
+    folder.mkdir()
+    path = folder / f"mix.{extension}"
+    write_audio(path, tone(0.5), TAGS | {"title": folder.name})
+    assert len(read_audio(path)[0]) == 22_050
+    assert audio_seconds(path) == 0.5
+    with soundfile.SoundFile(os.fsencode(path)) as file:
+        assert file.copy_metadata()["title"] == "s?ng"
 
 
 def test_empty_tags_are_left_out(tmp_path: Path) -> None:

@@ -280,7 +280,7 @@ class Shelf:
         return ModelFolder(name, Path(part)) if name in names else None
 
     def describe(self, model):
-        form = model.name.partition("@")[2] or "published"
+        form = model.name.partition("@")[2] or None
         return budget.published_facts(str(model.path), self.bench.dtype.itemsize, form)
 
 

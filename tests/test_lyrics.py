@@ -211,6 +211,14 @@ def test_too_many_words_are_told_before_they_are_cut() -> None:
     assert SEGMENT_LIMIT_S == 30.0
 
 
+@pytest.mark.parametrize(
+    ("count", "lines"), [(1, [4, 7]), (2, [3, 3, 4, 7]), (3, [3, 3, 4, 6, 7]), (None, [3, 3, 4, 6, 7])]
+)
+def test_parts_that_are_not_sung_are_warned_of_only_where_every_prompt_holds_them(count, lines) -> None:
+    text = f"[verse]\nla\n[hook]\nlo <SOA>\n{'word ' * 80}\n[zzz]\n[start_of_segment]\n"
+    assert [warning.line for warning in parse(text, "lyrics.txt").warnings_about(count)] == lines
+
+
 def test_a_part_that_is_only_named_again_is_told() -> None:
     assert warnings("[chorus]\nla\n[verse]\n\n[Chorus]\n") == [
         "the chorus at line 5 has no words and is played, not sung: write them out again"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from yue_cli.resources import resource
+from yue_cli.resources import expanded, resource
 from yue_cli.tokenizer import TOKENIZER_FILE
 from yue_cli.vocab import VOCABULARY_FILE
 
@@ -29,6 +29,13 @@ def test_a_checkout_has_its_data_files(name):
     assert found.is_file()
     assert found.is_relative_to(ROOT)
     assert found.read_bytes()
+
+
+def test_a_home_folder_is_put_in_where_there_is_one(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert expanded("~/song") == Path("/home/me/song")
+    assert expanded("~no-such-user-here/song") == Path("~no-such-user-here/song")
+    assert expanded("song~") == Path("song~")
 
 
 @pytest.mark.slow

@@ -256,7 +256,31 @@ def test_without_a_model_the_command_that_fetches_it_is_told(place, monkeypatch)
     assert not (place / "nowhere").exists()
 
 
+@pytest.mark.parametrize(
+    "words",
+    [["--lyrics", "~nobody-here/l.txt"], ["--preset", "~nobody-here/p.yaml"], ["--genre", "~nobody-here/g.txt"]],
+)
+def test_the_home_of_an_unknown_user_is_a_folder_that_is_not_there(place, words):
+    assert "~nobody-here/" in refused("run", "song", *words)
+
+
+def test_missing_tokens_are_told_before_a_missing_model(place):
+    (place / "song").mkdir()
+    assert refused("decode", "song") == "song/stage2/vocal.npy: is missing; `yue stage2 song` makes it."
+    assert refused("stage2", "song") == "song/stage1/vocal.npy: is missing; `yue stage1 song` makes it."
+    assert sorted(path.name for path in (place / "song").iterdir() if path.name[:5] != ".lock") == []
+
+
 # Folders that make trouble
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a file system whose names are bytes")
+def test_a_song_s_folder_may_have_a_name_that_is_no_text(finished_song, place):
+    song = shutil.copytree(finished_song, place / os.fsdecode(b"s\xffng"))
+    for format in ("mp3", "flac"):
+        answer = done("decode", song, "--format", format, "--json").answer
+        assert answer["audio"]["mix"] == str(song / "audio" / f"mix.{format}")
+    assert (song / "audio" / "mix.flac").is_file()
 
 
 def test_two_runs_on_one_folder_do_not_meet(song):
@@ -339,6 +363,13 @@ def test_a_full_disk_loses_nothing_and_the_same_command_goes_on(finished_song, f
 
 
 # Looking at lyrics and presets
+
+
+def test_sections_that_are_not_sung_are_not_warned_of(place):
+    words = ["--lyrics", "-", "--genre", GENRE, "--preset", "demo", "--dry-run"]
+    text = f"[verse]\nla\n[hook]\n{'lo ' * 60}\n".encode()
+    assert "sung as chorus" in done("run", *words, stdin=text).err
+    assert "sung as chorus" not in done("run", *words, "--segments", "1", stdin=text).err
 
 
 @pytest.mark.parametrize("flags", [[], ["--json"]])

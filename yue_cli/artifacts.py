@@ -178,8 +178,8 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def encode_json(content: Mapping[str, Any]) -> bytes:
-    """Spell JSON as all our files do."""
-    return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
+    """Spell JSON as all our files do; a path that is no text in UTF-8 keeps its bytes as `\\udc…` escapes."""
+    return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
 
 
 def read_json(path: Path, expected_format: str, expected_version: int) -> dict[str, Any]:

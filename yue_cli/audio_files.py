@@ -35,6 +35,8 @@ def write_audio(path: Path, samples: np.ndarray, tags: Mapping[str, str], sample
     """
     extension = path.suffix.removeprefix(".")
     assert extension in FORMATS, f"{path.name}: sound is written as {', '.join(FORMATS)}"
+    # A folder's name need not be text in UTF-8; a tag must.
+    tags = {name: text.encode("utf-8", "replace").decode() for name, text in tags.items()}
     container, encoding = FORMATS[extension]
     if container not in soundfile.available_formats():
         raise AudioError(
@@ -92,7 +94,7 @@ def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
     try:
         with path.open("rb"):
             pass  # the system says better than libsndfile why a file cannot be opened
-        with soundfile.SoundFile(path) as file:
+        with soundfile.SoundFile(_spelled(path)) as file:
             yield file
     except OSError as error:
         raise AudioError(f"{path}: cannot be read ({error.strerror}).") from error
@@ -103,8 +105,14 @@ def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
         ) from error
 
 
+def _spelled(path: Path) -> Path | bytes:
+    """Spell a path for soundfile, which takes text for UTF-8: not every name on a Unix is."""
+    return os.fsencode(path) if os.name == "posix" else path
+
+
 def _write_blocks(target: Path | io.BytesIO, samples: np.ndarray, tags: Mapping[str, str], **form: Any) -> None:
-    with soundfile.SoundFile(target, "w", channels=len(samples), **form) as file:
+    file_name = _spelled(target) if isinstance(target, Path) else target
+    with soundfile.SoundFile(file_name, "w", channels=len(samples), **form) as file:
         for name, text in tags.items():
             if text:
                 setattr(file, name, text)

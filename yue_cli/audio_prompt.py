@@ -8,6 +8,7 @@ from typing import Any
 
 from yue_cli.audio_files import audio_seconds
 from yue_cli.errors import ArtifactError, AudioError, SettingsError
+from yue_cli.resources import expanded
 
 FLAGS = "--audio FILE, or --vocal FILE and --instrumental FILE"
 WINDOW_S = 30.0  # YuE infer.py: prompt_end_time, counted from the start
@@ -52,7 +53,7 @@ def combine(before: AudioPrompt | None, flags: Mapping[str, Any]) -> AudioPrompt
     flags: by the fields of an AudioPrompt; None was not given. Raises SettingsError.
     """
     given = {name: value for name, value in flags.items() if value is not None}
-    files = {name: str(Path(given[name]).expanduser().resolve()) for name in _FILES if name in given}
+    files = {name: str(expanded(given[name]).resolve()) for name in _FILES if name in given}
     if "audio" in files and len(files) > 1:
         raise SettingsError("--audio is one track alone; give it, or --vocal and --instrumental, not both.")
     if len(files) == 1 and "audio" not in files:

@@ -52,6 +52,7 @@ class LyricsWarning:
 
     line: int | None
     text: str
+    is_for_all: bool = False  # even where this line is not sung: every prompt holds all the lyrics
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,13 @@ class Lyrics:
     @property
     def seconds(self) -> float:
         return sum(section.seconds for section in self.sections)
+
+    def warnings_about(self, count: int | None) -> list[LyricsWarning]:
+        """List what concerns a song of the first `count` sections; None: all."""
+        if count is None or count >= len(self.sections):
+            return list(self.warnings)
+        end = self.sections[count].line
+        return [each for each in self.warnings if each.is_for_all or each.line is None or each.line < end]
 
 
 def read_text(content: bytes, name: str) -> str:
@@ -229,12 +237,11 @@ def _control_warnings(text: str, rules: str) -> Iterator[LyricsWarning]:
     for number, line in enumerate(text.split("\n"), start=1):
         for string in CONTROL_STRINGS:
             if string in line:
-                yield LyricsWarning(number, f"{string} {control} (line {number})")
+                yield LyricsWarning(number, f"{string} {control} (line {number})", is_for_all=True)
         for marker in MARKERS:
             if marker in line:
-                yield LyricsWarning(
-                    number, f"{marker} is a marker of the model's own and may confuse it (line {number})"
-                )
+                text = f"{marker} is a marker of the model's own and may confuse it (line {number})"
+                yield LyricsWarning(number, text, is_for_all=True)
 
 
 def _singing_warnings(sections: list[Section], limit_s: float) -> Iterator[LyricsWarning]:

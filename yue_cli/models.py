@@ -75,7 +75,6 @@ def _catalogue() -> dict[str, Model]:
 
 CATALOGUE = _catalogue()
 DEFAULTS = {"stage1": "en-cot", "stage2": "s2", "codec": "codec"}
-SMALLER = ("native-8bit", "native-4bit")  # forms that are made on the user's own machine
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -95,13 +94,13 @@ def find_source(name: str) -> Source | None:
 def in_form(name: str, form: str) -> str:
     """Name a model of the catalogue in a smaller form of its weights; other names stay as they are."""
     model = CATALOGUE.get(name)
-    return f"{name}@{form}" if form in SMALLER and model is not None and model.part != "codec" else name
+    return f"{name}@{form}" if form in FORMATS and model is not None and model.part != "codec" else name
 
 
 def form_of(name: str) -> tuple[str, str] | None:
     """Take a name such as `en-cot@native-8bit` apart; None for all that is not made from a model of the catalogue."""
     base, _, form = name.partition("@")
-    return (base, form) if form in SMALLER and in_form(base, form) == name else None
+    return (base, form) if form in FORMATS and in_form(base, form) == name else None
 
 
 def choose_stage1(language: str, has_reference: bool) -> str:

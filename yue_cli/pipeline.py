@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from yue_cli import audio_prompt, budget, machine, making, plan, segments, song
-from yue_cli.artifacts import Manifest
+from yue_cli.artifacts import Manifest, read_tokens
 from yue_cli.errors import AudioError, Interrupted, LyricsError
 from yue_cli.events import Warned
 from yue_cli.project import StageState
 from yue_cli.song import Song
-from yue_cli.vocab import FRAME_RATE
+from yue_cli.vocab import CODEBOOKS, FRAME_RATE
 from yue_cli.workbench import TITLES, Workbench
 
 
@@ -87,6 +87,7 @@ class Pipeline:
             self._check_stage1(None if goes_on else from_segment)
         if "reference" in todo:
             self._check_reference(asked)
+        self._check_tokens(list(todo))
         self._drop_reference(asked)
         # The request, seed included, is on disk before anything loads. What cannot be done at all is not stored.
         self._store(asked)
@@ -150,6 +151,12 @@ class Pipeline:
                 f"known: give {audio_prompt.FLAGS}."
             )
         audio_prompt.check_files(asked.reference)
+
+    def _check_tokens(self, stages: Sequence[str]) -> None:
+        """Find out whether the tokens to start from are there, before a model is fetched. Raises ArtifactError."""
+        for stage, before, codebooks in (("stage2", "stage1", 1), ("audio", "stage2", CODEBOOKS)):
+            if stage in stages and before not in stages:
+                read_tokens(self.project.folder(before), codebooks, self.bench.remedy(before))
 
     def _drop_reference(self, asked: Song) -> None:
         """Put the codes of a reference that is not wanted any more into history, where they would be taken for one."""

@@ -1,10 +1,9 @@
 """Named sets of settings: YAML files that come with yue, or the user's own."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from yue_cli.errors import SettingsError
-from yue_cli.resources import resource
+from yue_cli.resources import expanded, resource
 from yue_cli.settings import Flat, Layer, is_execution, read_preset
 
 CARDS = ("24gb", "16gb", "12gb", "8gb", "6gb")  # by the memory that a GPU has, largest first
@@ -36,7 +35,7 @@ def find(name: str) -> Preset:
     """Read a preset by name or by path; a word with a separator or `.yaml` is a path. Raises SettingsError."""
     if name in names():
         return Preset(name, *read_preset(resource("configs") / f"{name}.yaml", f"preset {name}"))
-    path = Path(name).expanduser()
+    path = expanded(name)
     if path.is_file():
         # An absolute path, so that the song can be taken up again from another folder.
         return Preset(str(path.resolve()), *read_preset(path, name))

@@ -20,7 +20,7 @@ Value = str | int | float | bool | None
 Flat = dict[str, Value]  # {"stage1.temperature": 0.9}
 
 RULES = ("yue", "original", "exl2")
-WEIGHTS = ("published", "native-8bit", "native-4bit")  # forms of a model's weights, best first
+WEIGHTS = ("published", "native-8bit", "native-4bit")  # forms of a language model, best first
 
 
 def _one_of(default: Value, *choices: Value) -> Any:

@@ -17,6 +17,7 @@ from yue_cli.errors import CheckpointError, Interrupted, StorageError
 from yue_cli.events import Emit, Note, ignore
 from yue_cli.hub import Hub, Offer, free_bytes, is_stub, known_sha256, sha256
 from yue_cli.models import CODEC_FILES, DEFAULTS, Model, Source
+from yue_cli.resources import expanded
 
 PARTS = {"stage1": "stage-1 model", "stage2": "stage-2 model", "codec": "codec"}
 _FLAGS = {"stage1": "stage1.model", "stage2": "stage2.model", "codec": "decode.codec"}
@@ -244,7 +245,7 @@ class Library:
         if source is None:
             known = [model.name for model in models.CATALOGUE.values() if model.part == part]
             raise CheckpointError(
-                f"{_FLAGS[part]}: there is no folder {Path(name).expanduser()}; expected a folder with "
+                f"{_FLAGS[part]}: there is no folder {expanded(name)}; expected a folder with "
                 f"{_CONTENTS[part]}, {', '.join([*known, *self.makers])}, or a hub id OWNER/NAME."
             )
         if isinstance(source, Model) and source.part != part:
@@ -383,7 +384,7 @@ def folder_bytes(folder: Path) -> int:
 
 def _folder(name: str, part: str) -> Path | None:
     """Read a name as a folder of the user's own, if there is one."""
-    root = Path(name).expanduser()
+    root = expanded(name)
     path = root / part if (root / part).is_dir() else root
     return path if path.exists() else None
 

@@ -11,6 +11,7 @@ from yue_cli.commands import console, options
 from yue_cli.errors import StorageError
 from yue_cli.foreign import ForeignStage
 from yue_cli.project import Project
+from yue_cli.resources import expanded
 
 TITLES = {"stage1": "stage 1", "stage2": "stage 2"}
 
@@ -27,7 +28,7 @@ def import_(
 ) -> None:
     """Take the tokens that another YuE program wrote into FOLDER; what is there is kept in history/."""
     told = console.Console(-1 if quiet else 0)
-    source = source.expanduser()
+    source = expanded(source)
     project = Project(folder)
     if folder.exists() and source.exists() and folder.samefile(source):
         raise StorageError(f"{folder}: is SOURCE itself; name another folder for the song.")

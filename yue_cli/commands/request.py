@@ -17,6 +17,7 @@ from yue_cli.errors import LyricsError, SettingsError, StorageError, YueError
 from yue_cli.events import Warned
 from yue_cli.lyrics import parse_genre, read_text
 from yue_cli.project import STAGES, Project
+from yue_cli.resources import expanded
 from yue_cli.settings import Flat, Layer, Settings, Value, combine, flatten, parse_assignments, resolve
 from yue_cli.song import SONG_FILE, Song
 
@@ -58,7 +59,7 @@ class Request:
             name = given.get(key)
             if isinstance(name, str) and ("/" in name or "\\" in name) and not _is_hub_id(name):
                 # An absolute path, so that the song can be taken up again from another folder.
-                given[key] = str(Path(name).expanduser().resolve())
+                given[key] = str(expanded(name).resolve())
         return given
 
     @property
@@ -78,7 +79,7 @@ class Request:
 
 def _is_hub_id(name: str) -> bool:
     """Tell `owner/model` from a folder: what is there is a folder."""
-    return models.find_source(name) is not None and not Path(name).expanduser().exists()
+    return models.find_source(name) is not None and not expanded(name).exists()
 
 
 def reference(
@@ -226,7 +227,7 @@ def _tell_lyrics(console: Console, wanted: plan.Request, name: str) -> None:
     total = len(wanted.lyrics.sections)
     shown = counted(total, "section") if len(sections) == total else f"{len(sections)} of {counted(total, 'section')}"
     console.line("lyrics", f"{name} · {shown} · {counted(words, 'word')} · about {duration(seconds)}")
-    for warning in wanted.lyrics.warnings:
+    for warning in wanted.lyrics.warnings_about(wanted.segments):
         console.emit(Warned(warning.text))
 
 

@@ -11,6 +11,7 @@ from yue_cli.commands import console, options
 from yue_cli.commands.request import read_song
 from yue_cli.errors import ArtifactError, PlotError
 from yue_cli.project import Project, StageState
+from yue_cli.resources import expanded
 from yue_cli.settings import resolve
 from yue_cli.song import Song
 
@@ -59,7 +60,7 @@ def _draw(project: Project, asked: Song, path: Path) -> None:
         genre = [f"{genre[0][:_GENRE_WIDTH]}…"]
     seed = [] if asked.seed is None else [f"seed {asked.seed}"]
     picture = draw(read_picture(project, [*genre, *seed]))
-    write_bytes(path.expanduser(), picture)
+    write_bytes(expanded(path), picture)
 
 
 def _row(state: StageState, width: int) -> str:

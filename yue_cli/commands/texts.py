@@ -5,6 +5,7 @@ from pathlib import Path
 
 from yue_cli.errors import LyricsError
 from yue_cli.lyrics import parse_genre, read_text
+from yue_cli.resources import expanded
 
 
 def read_lyrics(source: str) -> tuple[str, str]:
@@ -27,6 +28,6 @@ def read_genre(source: str) -> str:
 
 def _content(path: Path, flag: str) -> bytes:
     try:
-        return path.expanduser().read_bytes()
+        return expanded(path).read_bytes()
     except OSError as error:
         raise LyricsError(f"{flag} {path}: cannot be read ({error.strerror}).") from error
