@@ -11,7 +11,7 @@ from typing import Any
 from yue_cli import copies, hub, models, presets, prompt, seats
 from yue_cli.artifacts import TRACKS, read_array
 from yue_cli.engines import ModelFacts
-from yue_cli.errors import ArtifactError, CheckpointError, EngineError, LyricsError
+from yue_cli.errors import ArtifactError, EngineError, LyricsError
 from yue_cli.models import EIGHT_BIT, FOUR_BIT
 from yue_cli.resources import expanded
 from yue_cli.settings import WEIGHTS, Layer, combine, flatten
@@ -95,20 +95,10 @@ def choose_forms(bench: Workbench, stages: Sequence[str]) -> None:
             bench.forms[stage] = "published"
 
 
-def check_here(found: Sequence[Need]) -> None:
-    """Refuse weights in a form that is not here: it is made, not fetched. Raises CheckpointError."""
-    for need in found:
-        if not need.is_here and (how := how_to_make(need.model)):
-            raise CheckpointError(
-                f"{TITLES[need.stage]} is to use {need.model} (execution.{need.stage}_weights), which is not on this "
-                f"machine: {how}."
-            )
-
-
 def how_to_make(name: str) -> str | None:
-    """Say how weights in a smaller form are made; None for all that is published."""
+    """Say how a quantized copy is made; None for all that is fetched."""
     found = copies.split_name(name)
-    return None if found is None else f"`yue quantize {found[0]} --format {found[1]}` makes it from {found[0]}"
+    return None if found is None else f"`yue quantize {found[0]} --format {found[1]}` makes it"
 
 
 def check(bench: Workbench, found: Sequence[Need]) -> list[str]:

@@ -97,12 +97,6 @@ def in_form(name: str, form: str) -> str:
     return f"{name}@{form}" if form in FORMATS and model is not None and model.part != "codec" else name
 
 
-def form_of(name: str) -> tuple[str, str] | None:
-    """Take a name such as `en-cot@native-8bit` apart; None for all that is not made from a model of the catalogue."""
-    base, _, form = name.partition("@")
-    return (base, form) if form in FORMATS and in_form(base, form) == name else None
-
-
 def choose_stage1(language: str, has_reference: bool) -> str:
     """Name the stage-1 model for a language: one that follows a reference where there is one, else one that plans."""
     return f"{language}-{'icl' if has_reference else 'cot'}"

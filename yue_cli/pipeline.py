@@ -171,10 +171,8 @@ class Pipeline:
         that. Raises CheckpointError, DownloadError, EngineError, StorageError.
         """
         budget.choose_forms(self.bench, stages)
-        needed = budget.needs(self.bench, stages)
         if not self.bench.library.hub.offline:  # else what is not here is refused for that
-            budget.check(self.bench, needed)
-        budget.check_here(needed)
+            budget.check(self.bench, budget.needs(self.bench, stages))
         self._tell_forms()
         self.bench.fetch_models(stages)
         for stage in stages:

@@ -26,12 +26,14 @@ def presets(incomplete: str) -> Offers:
 def stage_models(context: typer.Context, incomplete: str) -> Offers:
     """Offer the models of the stage that the command makes."""
     part = {"stage1": "stage1", "stage2": "stage2"}.get(context.info_name or "", "codec")
-    return (offer for offer in all_models(incomplete) if models.CATALOGUE[offer[0]].part == part)
+    return (offer for offer in all_models(incomplete) if models.CATALOGUE[offer[0].partition("@")[0]].part == part)
 
 
 def all_models(incomplete: str) -> Offers:
-    """Offer every model with a short name."""
-    return ((name, model.repository) for name, model in models.CATALOGUE.items() if name.startswith(incomplete))
+    """Offer every model with a short name and, after an @, the formats of its quantized copies."""
+    for name, model in models.CATALOGUE.items():
+        names = [models.in_form(name, form) for form in models.FORMATS] if "@" in incomplete else [name]
+        yield from ((each, model.repository) for each in names if each.startswith(incomplete))
 
 
 def assignments(incomplete: str) -> Offers:
