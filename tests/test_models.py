@@ -6,6 +6,13 @@ from yue_cli import models
 from yue_cli.models import CATALOGUE, CODEC_FILES, Source, find_source
 
 
+def test_a_numbered_file_tells_of_the_others():
+    assert models.missing_shards(["config.json", "model.safetensors"]) == set()
+    assert models.missing_shards(["output-00002-of-00003.safetensors", "output-00003-of-00003.safetensors"]) == {
+        "output-00001-of-00003.safetensors"
+    }
+
+
 def test_every_short_name_knows_its_part_and_repository():
     names = ["en-cot", "en-icl", "zh-cot", "zh-icl", "jp-kr-cot", "jp-kr-icl", "s2", "codec"]
     assert list(CATALOGUE) == names

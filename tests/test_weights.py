@@ -261,6 +261,17 @@ def test_shards_that_are_not_all_here_are_no_model(library):
     assert library.find("en-cot", "stage1") is not None
 
 
+def test_quantized_files_beside_the_index_of_the_original_are_a_model(library, stand_in):
+    published = language_model("tokenizer.model", shards=2)
+    files = {name: content for name, content in published.items() if not name.startswith("model-")}
+    shards = {f"output-{number:05}-of-00002.safetensors": b"q" * 900 for number in (1, 2)}
+    stand_in.repositories["someone/YuE-exl2"] = Repository(files | shards)
+    (folder,) = library.pull(["someone/YuE-exl2"])
+    assert library.find("someone/YuE-exl2", "stage1") == folder
+    (folder.path / "output-00001-of-00002.safetensors").unlink()
+    assert library.find("someone/YuE-exl2", "stage1") is None
+
+
 def test_a_converted_codec_on_the_hub_is_taken_as_it_is(library, stand_in, tmp_path):
     small_codec.write_checkpoint(tmp_path / "made")
     files = {path.name: path.read_bytes() for path in (tmp_path / "made").iterdir()}

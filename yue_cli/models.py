@@ -75,6 +75,7 @@ def _catalogue() -> dict[str, Model]:
 
 CATALOGUE = _catalogue()
 DEFAULTS = {"stage1": "en-cot", "stage2": "s2", "codec": "codec"}
+_SHARD = re.compile(r"(.*-)\d{5}-of-(\d{5})(\.safetensors)")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -124,6 +125,14 @@ def missing_files(files: Iterable[str], part: str) -> list[str]:
     if part == "stage1" and "tokenizer.model" not in names:
         missing.append("tokenizer.model")
     return missing
+
+
+def missing_shards(files: Iterable[str]) -> set[str]:
+    """Name the files that others tell of by their names: where 00001-of-00003 is, all three belong."""
+    names = set(files)
+    numbered = [match for match in map(_SHARD.fullmatch, names) if match]
+    whole = {f"{m[1]}{number:05}-of-{m[2]}{m[3]}" for m in numbered for number in range(1, int(m[2]) + 1)}
+    return whole - names
 
 
 def guess_part(files: Iterable[str]) -> str:

@@ -263,8 +263,11 @@ class Library:
                 needed = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
             except (ValueError, KeyError, AttributeError):
                 needed = set()  # the engine says what is wrong with it
-            if not needed <= there:
+            # An index that names nothing of what is here was left over when its model was quantized.
+            if needed & there and not needed <= there:
                 return None
+        if models.missing_shards(there):
+            return None
         return None if models.missing_files(there, part) else ModelFolder(source.name, folder, commit)
 
     def _conversion(self, source: Source) -> Path | None:
