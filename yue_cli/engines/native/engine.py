@@ -1,6 +1,7 @@
 """The native engine: a LLaMA in eager PyTorch. It is the definition that faster paths are compared with."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -32,18 +33,10 @@ class NativeEngine(Engine):
     def open(cls, folder: Path, *, rows: int, length: int, device: torch.device, dtype: torch.dtype) -> "NativeEngine":
         """Load a checkpoint folder. Raises CheckpointError for a bad folder, EngineError for too little memory."""
         config = LlamaConfig.read(folder)
-        try:
+        cache = config.cache_values_per_token * rows * length * dtype.itemsize
+        with enough_memory(device, needs(config.weight_bytes(dtype.itemsize), cache, rows, length)):
             weights = load(folder, config, device=device, dtype=dtype)
             return cls(config, weights, rows=rows, length=length)
-        except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
-                raise
-            cache = config.cache_values_per_token * rows * length * dtype.itemsize
-            raise EngineError(
-                f"{device}: not enough memory for {config.weight_bytes(dtype.itemsize) / 1e9:.1f} GB of weights and "
-                f"{cache / 1e9:.1f} GB of cache ({rows} rows of {length} tokens); use fewer rows, a shorter context or "
-                "a smaller model."
-            ) from error
 
     @property
     def memory(self) -> int:
@@ -51,7 +44,8 @@ class NativeEngine(Engine):
             return 0
         model = self._model
         tensors = model.weights.tensors() + model.keys + model.values + [model.cosine, model.sine]
-        gathered = [weight for head, weight in self._heads.items() if len(head) > 1]
+        kind = type(model.weights.head)  # of which some rows, in their order, are a view
+        gathered = [weight for head, weight in self._heads.items() if len(head) > 1 or type(weight) is not kind]
         return sum(tensor.nbytes for tensor in tensors) + sum(weight.nbytes for weight in gathered)
 
     @torch.inference_mode()
@@ -109,6 +103,20 @@ class NativeEngine(Engine):
         return self._heads[head]
 
 
-def _is_out_of_memory(error: Exception) -> bool:
-    # On a CPU PyTorch raises a plain RuntimeError.
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+def needs(weights: int, cache: int, rows: int, length: int) -> str:
+    """Say what an engine takes; sizes in bytes."""
+    return f"{weights / 1e9:.1f} GB of weights and {cache / 1e9:.1f} GB of cache ({rows} rows of {length} tokens)"
+
+
+@contextmanager
+def enough_memory(device: torch.device, needs: str) -> Iterator[None]:
+    """Turn a failed allocation into one line. Raises EngineError."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        # On a CPU PyTorch raises a plain RuntimeError.
+        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate memory" not in str(error):
+            raise
+        raise EngineError(
+            f"{device}: not enough memory for {needs}; use fewer rows, a shorter context or a smaller model."
+        ) from error

@@ -1,6 +1,7 @@
 """Reads a LLaMA's weights from safetensors files, one tensor at a time. The only file that knows their names."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -22,13 +23,13 @@ def load(folder: Path, config: LlamaConfig, *, device: torch.device, dtype: torc
     Never holds more than one tensor beside those already in place. Raises CheckpointError.
     """
     with torch.inference_mode():
-        return _Loader(folder, device, dtype).load(config)
+        return Loader(folder, _find_tensors(folder), device, dtype).load(config)
 
 
-class _Loader:
-    def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype) -> None:
-        self.folder, self.device, self.dtype = folder, device, dtype
-        self.places = _find_tensors(folder)
+class Loader:
+    def __init__(self, folder: Path, places: Mapping[str, Path], device: torch.device, dtype: torch.dtype) -> None:
+        """places: the file that holds each tensor."""
+        self.folder, self.places, self.device, self.dtype = folder, places, device, dtype
 
     def load(self, config: LlamaConfig) -> Weights:
         hidden = config.hidden
@@ -82,16 +83,7 @@ class _Loader:
 
     def read_into(self, target: Tensor, name: str, exactly: bool = False) -> Tensor:
         """Copy a tensor into its place; exactly: it has the dtype already."""
-        path = self.places.get(name)
-        if path is None:
-            raise CheckpointError(f"{self.folder}: no tensor {name} in its {len(set(self.places.values()))} file(s).")
-        try:
-            with safe_open(path, framework="pt") as file:
-                if name not in set(file.keys()):
-                    raise CheckpointError(f"{path}: no tensor {name}, where {INDEX_FILE} says it is.")
-                found = file.get_tensor(name)
-        except (SafetensorError, OSError) as error:
-            raise _unreadable(path, error) from error
+        path, found = self.find(name)
         if found.shape != target.shape:
             raise CheckpointError(
                 f"{path}: {name} is {list(found.shape)}; expected {list(target.shape)} from config.json."
@@ -104,6 +96,19 @@ class _Loader:
             raise CheckpointError(f"{path}: {name} holds {found.dtype}; expected float32, bfloat16 or float16.")
         target.copy_(found)
         return target
+
+    def find(self, name: str) -> tuple[Path, Tensor]:
+        """Read a tensor as it is in its file, and tell which file that is."""
+        path = self.places.get(name)
+        if path is None:
+            raise CheckpointError(f"{self.folder}: no tensor {name} in its {len(set(self.places.values()))} file(s).")
+        try:
+            with safe_open(path, framework="pt") as file:
+                if name not in set(file.keys()):
+                    raise CheckpointError(f"{path}: no tensor {name}, where {INDEX_FILE} says it is.")
+                return path, file.get_tensor(name)
+        except (SafetensorError, OSError) as error:
+            raise _unreadable(path, error) from error
 
 
 def _find_tensors(folder: Path) -> dict[str, Path]:

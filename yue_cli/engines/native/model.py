@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from yue_cli.engines.native.config import LlamaConfig
-from yue_cli.engines.native.quantized import Matrix, QuantizedWeight
+from yue_cli.engines.native.quantized import Matrix
 
 # Up to here `weight @ x.T` beats `x @ weight.T` on a CPU in float32, by up to three times at 2 to 4 rows.
 _FEW_ROWS = 32
@@ -134,7 +134,7 @@ class Llama:
 
 def linear(x: Tensor, weight: Matrix) -> Tensor:
     """Multiply x [..., in] by weight [out, in], in whichever order is faster. Only shapes decide."""
-    if isinstance(weight, QuantizedWeight):
+    if not isinstance(weight, Tensor):
         return weight.multiply(x)
     rows = x.shape[:-1].numel()
     if x.device.type == "cpu" and x.dtype == torch.float32 and rows <= _FEW_ROWS:
@@ -143,7 +143,7 @@ def linear(x: Tensor, weight: Matrix) -> Tensor:
 
 
 def _parts(weight: Matrix) -> list[Tensor]:
-    return list(weight.tensors().values()) if isinstance(weight, QuantizedWeight) else [weight]
+    return [weight] if isinstance(weight, Tensor) else list(weight.tensors().values())
 
 
 def _rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:

@@ -26,9 +26,33 @@ _FRACTIONS = (1.0, 0.95, 0.9, 0.85, 0.8)
 _REFITS = 2
 
 
+class Weight(ABC):
+    """A matrix [out, in] that is no tensor, but can be multiplied as one."""
+
+    @abstractmethod
+    def multiply(self, x: Tensor) -> Tensor:
+        """Multiply x [..., in] by the transposed matrix: [..., out] of x's dtype."""
+
+    @abstractmethod
+    def __getitem__(self, rows: slice) -> "Matrix":
+        """Look at some of the rows."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Count the rows."""
+
+    @abstractmethod
+    def tensors(self) -> dict[str, Tensor]:
+        """List the tensors that it is held in by their names."""
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.tensors().values())
+
+
 @dataclass(frozen=True, eq=False)
-class QuantizedWeight(ABC):
-    """A matrix [out, in] that is multiplied without ever being whole in floating-point numbers.
+class QuantizedWeight(Weight):
+    """A matrix [out, in] in one of the formats of this engine. It is never whole in floating-point numbers.
 
     The fields are its tensors; their names are those in a file, after the name of the matrix.
     """
@@ -84,10 +108,6 @@ class QuantizedWeight(ABC):
     @property
     def shape(self) -> tuple[int, int]:
         return len(self), self.columns
-
-    @property
-    def nbytes(self) -> int:
-        return sum(tensor.nbytes for tensor in self.tensors().values())
 
     def __len__(self) -> int:
         return len(self.values)
@@ -191,7 +211,7 @@ class Int4Weight(QuantizedWeight):
 
 
 CLASSES: dict[str, type[QuantizedWeight]] = {kind.format: kind for kind in (Int8Weight, Int4Weight)}
-Matrix = Tensor | QuantizedWeight  # [out, in]; both are sliced by rows
+Matrix = Tensor | Weight  # [out, in]; both are sliced by rows
 
 
 def join(parts: Sequence[Matrix]) -> Matrix:
