@@ -30,7 +30,7 @@ LEVELS = [
     ],
     ["prompt"],
     ["sampling", "mixing"],
-    ["engines.base", "engines", "engines.native"],
+    ["engines.base", "engines", "engines.native", "engines.exl2"],
     ["generation", "stages.reference", "stages.stage1", "stages.stage2", "stages.decode"],
     ["segments", "plan", "machine", "toy", "workbench", "budget", "making", "pipeline", "plot", "doctor"],
     ["commands", "main"],
@@ -45,12 +45,14 @@ THIRD_PARTY = {
     "platformdirs": {"commands"},
     "typer": {"commands", "main"},
     "rich": {"commands"},
+    "exllamav2": {"engines.exl2.extension"},
     "safetensors": {"engines.native", "toy"},
     "torch": {
         "sampling",
         "mixing",
         "engines.base",
         "engines.native",
+        "engines.exl2",
         "generation",
         "stages",
         "machine",
@@ -148,7 +150,10 @@ def test_stages_know_no_backend_and_not_each_other():
     for module, path in modules().items():
         if module.startswith("stages.") or module == "generation":
             imported = imports(path, "yue_cli")
-            assert not any(name.startswith(("yue_cli.engines.native", "yue_cli.stages")) for name in imported), module
+            assert not any(
+                name.startswith(("yue_cli.engines.", "yue_cli.stages")) and name != "yue_cli.engines.base"
+                for name in imported
+            ), module
 
 
 @pytest.mark.parametrize("module", modules())

@@ -119,7 +119,11 @@ def test_a_config_that_is_no_json(tmp_path: Path) -> None:
         ({"mlp_bias": True}, "`mlp_bias` is True; this engine reads False only."),
         (
             {"quantization_config": {"quant_method": "exl2"}},
-            "`quantization_config.quant_method` is 'exl2'; this engine reads 'yue-native' only. Take the original "
+            "holds EXL2 weights; --engine exl2 reads them, or auto, which chooses it.",
+        ),
+        (
+            {"quantization_config": {"quant_method": "gptq"}},
+            "`quantization_config.quant_method` is 'gptq'; this engine reads 'yue-native' only. Take the original "
             "model; `yue quantize` makes a smaller one of it.",
         ),
         (

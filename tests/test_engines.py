@@ -27,11 +27,13 @@ LONG = 1100  # more than two of the native engine's prefill chunks
 #   float32: sums in another order.
 #   bfloat16: every activation is rounded to 8 bits, the logits themselves to steps of 0.03; quantized weights are
 #   rounded to 8 bits once more when they are multiplied.
-TOLERANCES = {torch.float32: (2e-4, 1e-4), torch.bfloat16: (0.4, 0.25)}
+#   float16: every activation is rounded to 11 bits. Old GPUs and EXL2 weights compute in it.
+TOLERANCES = {torch.float32: (2e-4, 1e-4), torch.bfloat16: (0.4, 0.25), torch.float16: (0.06, 0.04)}
+DTYPES = [torch.float32, torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.gpu)]
 
 # The forms of weights that each engine reads.
 PLAIN = "plain"
-FORMS = {"native": (PLAIN, "native-8bit", "native-4bit")}
+FORMS = {"native": (PLAIN, "native-8bit", "native-4bit"), "exl2": (PLAIN,)}  # test_exl2_engine.py has EXL2 itself
 MODELS = [
     pytest.param((name, form), id=f"{name}-{form}")
     for name, reason in available().items()
@@ -78,7 +80,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_checkpoint(tmp_path_factory.mktemp("tiny"))
 
 
-@pytest.fixture(params=list(TOLERANCES), ids=str)
+@pytest.fixture(params=DTYPES, ids=str)
 def dtype(request: pytest.FixtureRequest) -> torch.dtype:
     found: torch.dtype = request.param
     return found

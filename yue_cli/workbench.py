@@ -89,8 +89,12 @@ class Workbench:
         return self.forms.get(stage, "published") if form == "auto" else form
 
     def describe(self, model: ModelFolder) -> engines.ModelFacts:
-        """Read a language model's sizes without loading it. Raises CheckpointError, EngineError."""
-        return engines.describe(model.path, dtype=self.dtype, engine=self.settings.execution.engine)
+        """Read a language model's sizes without loading it.
+
+        Raises CheckpointError; EngineError where its engine cannot be used here.
+        """
+        name = engines.choose(self.settings.execution.engine, model.path)
+        return engines.describe(model.path, dtype=self.dtype, engine=name)
 
     @contextmanager
     def engine(self, stage: str, model: ModelFolder, *, rows: int, length: int) -> Iterator[Engine]:
@@ -103,6 +107,7 @@ class Workbench:
             length=length,
             device=self.device,
             dtype=self.dtype,
+            emit=self.emit,
         )
         took = time.perf_counter() - began
         self.detail(TITLES[stage], f"{model.name} on {self.device} in {took:.1f} s · {opened.memory / 1e9:.2f} GB")
@@ -151,9 +156,11 @@ class Workbench:
         truncated: Sequence[int] = (),
     ) -> None:
         """Write a stage's manifest, which completes it."""
-        engine = {"device": str(self.device), "dtype": str(self.dtype).removeprefix("torch.")}
+        engine: dict[str, Any] = {"device": str(self.device), "dtype": str(self.dtype).removeprefix("torch.")}
         if stage in ("stage1", "stage2"):
-            engine |= {"name": self.settings.execution.engine, "rows": str(rows)}
+            facts = self.describe(model)
+            engine |= {"name": facts.engine, "rows": str(rows), "deterministic": facts.deterministic}
+            engine |= {"dtype": facts.dtype} if facts.dtype else {}
         manifest = Manifest(
             stage=stage,
             recipe=plan.recipe(self.request, stage),

@@ -1,6 +1,7 @@
 """The registry of engines: each backend is a name and a module that is imported when it is used.
 
-A backend is a package with three functions: `available()`, `describe(folder)` and `open_engine(folder, ...)`.
+A backend is a package with four functions: `available()`, `claims(folder)`, `describe(folder)` and
+`open_engine(folder, ...)`.
 """
 
 import importlib
@@ -10,6 +11,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from yue_cli.errors import EngineError
+from yue_cli.events import Emit, ignore
 
 if TYPE_CHECKING:
     import torch
@@ -17,8 +19,8 @@ if TYPE_CHECKING:
     from yue_cli.engines.base import Engine
 
 AUTO = "auto"
-_BACKENDS = {"native": "yue_cli.engines.native"}
-_PREFERRED = "native"
+_BACKENDS = {"native": "yue_cli.engines.native", "exl2": "yue_cli.engines.exl2"}
+_PREFERRED = "native"  # for a folder that no other engine claims
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,9 @@ class ModelFacts:
     cache_bytes_per_token: int  # keys and values of one row
     work_bytes: int  # about what computing takes beside these, …
     work_bytes_per_token: int  # … and how it grows with the length of a row
+    engine: str = _PREFERRED  # which will run it
+    dtype: str | None = None  # the only one it is computed in; None: the one that is asked for
+    deterministic: bool = True  # do equal inputs give equal bits on one machine?
 
 
 def names() -> tuple[str, ...]:
@@ -43,31 +48,54 @@ def available() -> dict[str, str | None]:
     return {name: _backend(name).available() for name in _BACKENDS}
 
 
+def choose(engine: str, folder: Path) -> str:
+    """Name the engine that will run a checkpoint folder: the one asked for, or for `auto` the one that reads it.
+
+    Raises EngineError for an engine that is not known, or that cannot be used here.
+    """
+    name = _name(engine, folder)
+    if reason := _backend(name).available():
+        wish = f"engine {name}" if engine == name else f"{folder} holds weights for engine {name}, which"
+        raise EngineError(f"{wish} cannot be used here: {reason}.")
+    return name
+
+
 def describe(folder: Path, *, dtype: "torch.dtype", engine: str = AUTO) -> ModelFacts:
     """Read a checkpoint folder's sizes from its config.json.
 
     Raises CheckpointError; EngineError for an unknown engine.
     """
-    facts: ModelFacts = _backend(engine).describe(folder, dtype=dtype)
+    facts: ModelFacts = _backend(_name(engine, folder)).describe(folder, dtype=dtype)
     return facts
 
 
 def open_engine(
-    engine: str, folder: Path, *, rows: int, length: int, device: "torch.device", dtype: "torch.dtype"
+    engine: str,
+    folder: Path,
+    *,
+    rows: int,
+    length: int,
+    device: "torch.device",
+    dtype: "torch.dtype",
+    emit: Emit = ignore,
 ) -> "Engine":
     """Load a checkpoint folder into an engine with room for `rows` rows of `length` ids.
 
-    Raises EngineError for an engine that is not there or too little memory, CheckpointError for a bad folder.
+    emit: hears of what takes long, and is done but once. Raises EngineError for an engine that is not there or too
+    little memory, CheckpointError for a bad folder.
     """
-    backend = _backend(engine)
-    if reason := backend.available():
-        raise EngineError(f"engine {engine} cannot be used here: {reason}.")
-    opened: Engine = backend.open_engine(folder, rows=rows, length=length, device=device, dtype=dtype)
+    backend = _backend(choose(engine, folder))
+    opened: Engine = backend.open_engine(folder, rows=rows, length=length, device=device, dtype=dtype, emit=emit)
     return opened
 
 
-def _backend(engine: str) -> ModuleType:
-    name = _PREFERRED if engine == AUTO else engine
+def _name(engine: str, folder: Path) -> str:
+    if engine != AUTO:
+        return engine
+    return next((name for name in _BACKENDS if _backend(name).claims(folder)), _PREFERRED)
+
+
+def _backend(name: str) -> ModuleType:
     if name not in _BACKENDS:
-        raise EngineError(f"engine {engine}: not known; expected one of {', '.join([AUTO, *_BACKENDS])}.")
+        raise EngineError(f"engine {name}: not known; expected one of {', '.join([AUTO, *_BACKENDS])}.")
     return importlib.import_module(_BACKENDS[name])

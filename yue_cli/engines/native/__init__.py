@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from yue_cli.engines import ModelFacts
 from yue_cli.engines.native.config import LlamaConfig
+from yue_cli.events import Emit
 
 if TYPE_CHECKING:
     import torch
@@ -17,11 +18,20 @@ def available() -> str | None:
     return None
 
 
+def claims(folder: Path) -> bool:
+    """Tell whether a folder is for this engine alone: other engines say so of theirs."""
+    return False
+
+
 def describe(folder: Path, *, dtype: "torch.dtype") -> ModelFacts:
     """Read the sizes of a checkpoint folder. Raises CheckpointError."""
+    return describe_config(LlamaConfig.read(folder), dtype)
+
+
+def describe_config(config: LlamaConfig, dtype: "torch.dtype") -> ModelFacts:
+    """Tell the sizes of a model."""
     from yue_cli.engines.native.engine import CHUNK
 
-    config = LlamaConfig.read(folder)
     groups = config.heads // config.key_value_heads
     return ModelFacts(
         vocabulary_size=config.vocabulary_size,
@@ -36,7 +46,7 @@ def describe(folder: Path, *, dtype: "torch.dtype") -> ModelFacts:
 
 
 def open_engine(
-    folder: Path, *, rows: int, length: int, device: "torch.device", dtype: "torch.dtype"
+    folder: Path, *, rows: int, length: int, device: "torch.device", dtype: "torch.dtype", emit: Emit
 ) -> "NativeEngine":
     """Load a checkpoint folder. Raises CheckpointError and EngineError."""
     from yue_cli.engines.native.engine import NativeEngine

@@ -64,8 +64,11 @@ class LlamaConfig:
         return 2 * self.layers * self.key_value_heads * self.head_size
 
     @classmethod
-    def read(cls, folder: Path) -> "LlamaConfig":
-        """Read config.json. Raises CheckpointError for what is missing or is no plain LLaMA."""
+    def read(cls, folder: Path, method: str | None = None) -> "LlamaConfig":
+        """Read config.json. Raises CheckpointError for what is missing or is no plain LLaMA.
+
+        method: a `quant_method` whose weights the caller reads itself.
+        """
         path = folder / CONFIG_FILE
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
@@ -91,7 +94,7 @@ class LlamaConfig:
             rope_theta=float(number("rope_theta", _nested_theta(content))),
             norm_epsilon=float(number("rms_norm_eps")),
             tied=bool(content.get("tie_word_embeddings", False)),
-            quantization=Quantization.read(path, content.get(CONFIG_KEY)),
+            quantization=Quantization.read(path, content.get(CONFIG_KEY), method),
         )
         if config.heads % config.key_value_heads:
             raise CheckpointError(

@@ -28,11 +28,18 @@ class Quantization:
         return block | ({"group": GROUP} if FOUR_BIT in (self.layers, self.head) else {})
 
     @classmethod
-    def read(cls, path: Path, block: Any) -> "Quantization | None":
-        """Read the block of the config.json at `path`; None where there is none. Raises CheckpointError."""
+    def read(cls, path: Path, block: Any, skipped: str | None = None) -> "Quantization | None":
+        """Read the block of the config.json at `path`; None where there is none. Raises CheckpointError.
+
+        skipped: a method that is read elsewhere, and as if there were no block.
+        """
         if block is None:
             return None
         method = block.get("quant_method") if isinstance(block, dict) else block
+        if skipped is not None and method == skipped:
+            return None
+        if method == "exl2":
+            raise CheckpointError(f"{path}: holds EXL2 weights; --engine exl2 reads them, or auto, which chooses it.")
         if method != METHOD:
             raise CheckpointError(
                 f"{path}: `{CONFIG_KEY}.quant_method` is {method!r}; this engine reads {METHOD!r} only. Take the "
