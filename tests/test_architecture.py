@@ -47,6 +47,7 @@ THIRD_PARTY = {
     "rich": {"commands"},
     "exllamav2": {"engines.exl2.extension"},
     "safetensors": {"engines.native", "toy"},
+    "triton": {"engines.native"},
     "torch": {
         "sampling",
         "mixing",

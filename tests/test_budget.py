@@ -13,7 +13,7 @@ from tests.library import tokens
 from yue_cli import budget, engines, machine, presets
 from yue_cli.artifacts import write_tokens
 from yue_cli.audio_prompt import AudioPrompt
-from yue_cli.errors import EngineError, LyricsError
+from yue_cli.errors import EngineError, LyricsError, OutOfMemory
 from yue_cli.events import ignore
 from yue_cli.hub import Hub
 from yue_cli.plan import read_request, recipe
@@ -75,7 +75,10 @@ def toy_bench(bench, **values) -> Workbench:
 def test_the_published_sizes_are_what_the_engine_reads_from_their_config(tmp_path, part, dtype):
     shared = {"model_type": "llama", "num_hidden_layers": 32, "rms_norm_eps": 1e-5, "tie_word_embeddings": False}
     (tmp_path / "config.json").write_text(json.dumps(PUBLISHED[part] | shared))
-    assert budget.published_facts(part, dtype.itemsize) == engines.describe(tmp_path, dtype=dtype)
+    for cache in ("auto", "int8"):
+        assert budget.published_facts(part, dtype.itemsize, cache) == engines.describe(
+            tmp_path, dtype=dtype, cache=cache
+        )
 
 
 def test_a_model_that_is_not_here_is_weighed_as_published(bench):
@@ -402,3 +405,14 @@ def test_stages_that_stay_need_nothing(place):
     assert out[1] == "stage2  stays: foreign (not written by this yue)"
     assert out[2] == "audio   would be made: missing (not made yet)"
     assert "codec" in out[3]
+
+
+def test_memory_that_runs_out_after_all_is_one_line_with_what_would_fit(bench):
+    made = bench(free=13.1, execution__dtype="bfloat16", segments=2)
+    made.kept = "section 1 is kept. The same command goes on with section 2."
+    with pytest.raises(EngineError) as error, budget.explained(made, "stage1"):
+        raise OutOfMemory("cuda:0: not enough memory for a step; use fewer rows.")
+    assert str(error.value) == (
+        "cuda:0: not enough memory for a step; use fewer rows. --set stage1.context=4864 fits, or sing fewer "
+        "--segments. Section 1 is kept. The same command goes on with section 2."
+    )

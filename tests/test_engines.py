@@ -41,7 +41,14 @@ MODELS = [
     for form in FORMS[name]
 ]
 
-_opened: dict[tuple[str, str, str, torch.dtype], Engine] = {}
+# Where and how steps are computed. Prompts are read in the same way everywhere.
+WAYS = [
+    ("cpu", "eager"),
+    ("cpu", "graphs"),
+    *[pytest.param(("cuda", mode), marks=pytest.mark.gpu) for mode in ("eager", "graphs", "kernels")],
+]
+
+_opened: dict[tuple[str, str, str, str, torch.dtype], Engine] = {}
 _written: dict[str, tuple[Path, Tensors]] = {}
 
 
@@ -86,14 +93,16 @@ def dtype(request: pytest.FixtureRequest) -> torch.dtype:
     return found
 
 
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.fixture(params=WAYS, ids="-".join)
 def engine(request: pytest.FixtureRequest, model: tuple[str, str], dtype: torch.dtype, checkpoint: Path) -> Engine:
     """Open each engine once for all tests: that a prefill starts fresh is one of the things tested."""
-    name = model[0]
-    key = (*model, request.param, dtype)
+    name, (place, mode) = model[0], request.param
+    if mode == "kernels" and dtype == torch.float32:
+        pytest.skip("the kernels compute in 16 bits")
+    key = (*model, place, mode, dtype)
     if key not in _opened:
-        device = torch.device(request.param)
-        _opened[key] = open_engine(name, checkpoint, rows=ROWS, length=LENGTH, device=device, dtype=dtype)
+        device = torch.device(place)
+        _opened[key] = open_engine(name, checkpoint, rows=ROWS, length=LENGTH, device=device, dtype=dtype, mode=mode)
     return _opened[key]
 
 

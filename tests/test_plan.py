@@ -28,6 +28,8 @@ OTHER = {
     "execution.rows": 4,
     "execution.stage1_weights": "native-8bit",
     "execution.stage2_weights": "native-4bit",
+    "execution.cache": "int8",
+    "execution.mode": "graphs",
     "execution.memory_limit": 8.0,
     "execution.compute_capability": 7.5,
 }
@@ -101,7 +103,7 @@ def shaped_by(key) -> set[str]:
     return {stage for stage in STAGES if recipe(before, stage) != recipe(after, stage)}
 
 
-@pytest.mark.parametrize("key", [key for key in KEYS if is_execution(key) and key != "execution.cache"])
+@pytest.mark.parametrize("key", [key for key in KEYS if is_execution(key)])
 def test_execution_settings_shape_no_stage(key):
     assert shaped_by(key) == set()
 

@@ -4,14 +4,15 @@ Weights and cache are exact, from the sizes in a model's config.json. Work, what
 estimate. A model that is not here is weighed as the published one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from yue_cli import copies, hub, models, presets, prompt, seats
 from yue_cli.artifacts import TRACKS, read_array
-from yue_cli.engines import ModelFacts
-from yue_cli.errors import ArtifactError, EngineError, LyricsError
+from yue_cli.engines import AUTO, ModelFacts
+from yue_cli.errors import ArtifactError, EngineError, LyricsError, OutOfMemory
 from yue_cli.models import EIGHT_BIT, FOUR_BIT
 from yue_cli.resources import expanded
 from yue_cli.settings import WEIGHTS, Layer, combine, flatten
@@ -122,6 +123,17 @@ def check(bench: Workbench, found: Sequence[Need]) -> list[str]:
     return warnings
 
 
+@contextmanager
+def explained(bench: Workbench, stage: str) -> Iterator[None]:
+    """Say what would fit, and what is kept, where memory runs out after all. Raises EngineError."""
+    try:
+        yield
+    except OutOfMemory as error:
+        (need,) = needs(bench, [stage])
+        kept = bench.kept[0].upper() + bench.kept[1:]
+        raise EngineError(f"{error} {_remedy(bench, need, bench.free_bytes())} {kept}") from error
+
+
 def describe(need: Need) -> str:
     """Say what a stage's memory goes to."""
     words = f"{need.weights / 1e9:.1f} GB of weights"
@@ -163,7 +175,7 @@ def choose_rows(bench: Workbench, frames: int, facts: ModelFacts, length: int) -
     return seats.rows_that_fit(free, bytes_per_row=facts.cache_bytes_per_token * length, wanted=windows)
 
 
-def published_facts(part: str, item_bytes: int, format: str | None = None) -> ModelFacts:
+def published_facts(part: str, item_bytes: int, format: str | None = None, cache: str = AUTO) -> ModelFacts:
     """Give the sizes of a published model, or of its quantized copy: layers and head, not the embedding.
 
     Source: its config.json, as the ports of YuE quote it.
@@ -175,13 +187,17 @@ def published_facts(part: str, item_bytes: int, format: str | None = None) -> Mo
         table = vocabulary_size * (4096 if first else 2048)
         layers = (_PARAMETERS[part] - 2 * table) * _LAYER_BITS[format] / 8
         weights = round(layers) + table + table * item_bytes
+    layer_values = 2 * (4 if first else 16) * 128  # of keys and values, one token's
+    in_bytes = cache == "int8"  # with a scale of 4 bytes for each 128 of them
+    layer_bytes = layer_values + layer_values // 128 * 4 if in_bytes else layer_values * item_bytes
     return ModelFacts(
         vocabulary_size=vocabulary_size,
         max_length=16_384 if first else 8_192,
         parameter_bytes=weights,
-        cache_bytes_per_token=2 * 32 * (4 if first else 16) * 128 * item_bytes,
+        cache_bytes_per_token=32 * layer_bytes,
         work_bytes=512 * (12 * (4096 if first else 2048) + 4 * (11_008 if first else 5_504) * item_bytes),
-        work_bytes_per_token=512 * (8 if first else 1) * (1 + item_bytes),
+        work_bytes_per_token=512 * (8 if first else 1) * (1 + item_bytes)
+        + (layer_values * (4 + item_bytes) if in_bytes else 0),
     )
 
 
@@ -259,7 +275,7 @@ def _facts(bench: Workbench, part: str, model: ModelFolder | None) -> ModelFacts
         return bench.describe(model)
     name, _ = bench.asked(part)
     _, format = (name and copies.split_name(name)) or (None, None)
-    return published_facts(part, bench.dtype.itemsize, format)
+    return published_facts(part, bench.dtype.itemsize, format, bench.settings.execution.cache)
 
 
 def _frames(bench: Workbench, before_stage1: bool) -> int:

@@ -43,6 +43,10 @@ class EngineError(YueError):
     kind = "engine"
 
 
+class OutOfMemory(EngineError):
+    """A device that has too little memory for what is to be held or computed."""
+
+
 class ArtifactError(YueError):
     """A file of a project folder that is missing, damaged or of another format."""
 

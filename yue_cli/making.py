@@ -112,7 +112,10 @@ def make_stage1(bench: Workbench, state: StageState, from_segment: int | None) -
     seconds = 0.0
     if len(records) < wanted:
         rows, length = stage1.needed_rows(settings), stage1.needed_length(prompts, settings, wanted)
-        with bench.engine("stage1", model, rows=rows, length=length) as engine:
+        with (
+            budget.explained(bench, "stage1"),
+            bench.engine("stage1", model, rows=rows, length=length) as engine,
+        ):
             if begin is not None:
                 bench.project.begin("stage1", begin)
             seconds = _sing(bench, engine, vocabulary, prompts, settings, keys, records, wanted)
@@ -179,7 +182,10 @@ def make_stage2(bench: Workbench, state: StageState) -> None:
         bench.note("stage2", f"{len(batches)} of {wanted} batches are there · going on")
     seconds = 0.0
     if len(batches) < wanted:
-        with bench.engine("stage2", model, rows=rows, length=length) as engine:
+        with (
+            budget.explained(bench, "stage2"),
+            bench.engine("stage2", model, rows=rows, length=length) as engine,
+        ):
             if resumed is None:
                 bench.project.begin_batches(key, rows)
             began = time.perf_counter()

@@ -66,7 +66,8 @@ class ExecutionSettings:
     engine: str = "auto"
     dtype: str = _one_of("auto", "auto", "float32", "bfloat16", "float16")  # auto: float32 on CPU, else bfloat16
     rows: int | None = _between(None, 1, 4096)  # stage-2 rows decoded together; None: as many as memory holds
-    cache: str = _one_of("auto", "auto")  # key/value cache format; engines that have others add them here
+    cache: str = _one_of("auto", "auto", "int8")  # keys and values: auto, as computed; int8, half of bfloat16's bytes
+    mode: str = _one_of("auto", "auto", "kernels", "graphs", "eager")  # how a step is computed; auto: the fastest here
     stage1_weights: str = _one_of("auto", "auto", *WEIGHTS)  # auto: the published ones, or a smaller form that is here
     stage2_weights: str = _one_of("auto", "auto", *WEIGHTS)
     memory_limit: float | None = _between(None, 0.001, 1e6)  # GB; pretend that no more is free

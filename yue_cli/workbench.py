@@ -93,27 +93,35 @@ class Workbench:
 
         Raises CheckpointError; EngineError where its engine cannot be used here.
         """
-        name = engines.choose(self.settings.execution.engine, model.path)
-        return engines.describe(model.path, dtype=self.dtype, engine=name)
+        execution = self.settings.execution
+        name = engines.choose(execution.engine, model.path)
+        return engines.describe(model.path, dtype=self.dtype, engine=name, cache=execution.cache)
 
     @contextmanager
     def engine(self, stage: str, model: ModelFolder, *, rows: int, length: int) -> Iterator[Engine]:
         """Open an engine for a stage and give its memory back afterwards. Raises CheckpointError, EngineError."""
         began = time.perf_counter()
+        execution = self.settings.execution
         opened = engines.open_engine(
-            self.settings.execution.engine,
+            execution.engine,
             model.path,
             rows=rows,
             length=length,
             device=self.device,
             dtype=self.dtype,
+            cache=execution.cache,
+            mode=execution.mode,
+            capability=execution.compute_capability,
             emit=self.emit,
         )
         took = time.perf_counter() - began
         self.detail(TITLES[stage], f"{model.name} on {self.device} in {took:.1f} s · {opened.memory / 1e9:.2f} GB")
+        self.detail(TITLES[stage], f"steps: {opened.how}")
         try:
             with machine.threads_for(self.describe(model).parameter_bytes):
                 yield opened
+            if opened.cost:
+                self.detail(TITLES[stage], opened.cost)
         finally:
             opened.close()
             del opened

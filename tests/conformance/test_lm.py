@@ -35,9 +35,18 @@ END_OF_SEGMENT = np.array([518, 355, 29918, 974, 29918, 28192, 29962])
 Open = Callable[[Path, int, int], Engine]
 
 
-@pytest.fixture(scope="module")
-def open_tiny(tmp_path_factory: pytest.TempPathFactory) -> Open:
+# On a GPU everything is proved in float32, with and without graphs. On a CPU a step that could be recorded is compared
+# with the eager one in tests/test_modes.py.
+WAYS = [
+    ("cpu", "eager"),
+    *[pytest.param(("cuda", mode), marks=pytest.mark.gpu) for mode in ("eager", "graphs")],
+]
+
+
+@pytest.fixture(scope="module", params=WAYS, ids="-".join)
+def open_tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Open:
     """Open the model of a golden file, with room for some rows and ids."""
+    device, mode = torch.device(request.param[0]), request.param[1]
 
     @cache
     def folder(golden: Path, config: str, fill: str) -> Path:
@@ -48,13 +57,13 @@ def open_tiny(tmp_path_factory: pytest.TempPathFactory) -> Open:
             place = folder(path.parent, "config_s1.json", "fill_s1.json")
         else:
             place = folder(path.parent, "config_s2.json", f"fill_{path.stem}.json")
-        cpu = torch.device("cpu")
-        return open_engine("native", place, rows=rows, length=length, device=cpu, dtype=torch.float32)
+        return open_engine("native", place, rows=rows, length=length, device=device, dtype=torch.float32, mode=mode)
 
     return open_
 
 
 def close(found: Tensor | np.ndarray, expected: np.ndarray) -> None:
+    found = found.cpu() if isinstance(found, Tensor) else found
     np.testing.assert_allclose(np.asarray(found), expected, atol=TOLERANCE, rtol=0)
 
 
@@ -81,7 +90,8 @@ def test_logits(path: Path, open_tiny: Open) -> None:
         columns = golden["tf_token_ids"]
         logits = [engine.prefill([ids[: positions[0] + 1]])]
         for low, high in pairwise(positions):
-            logits.append(engine.step(torch.from_numpy(ids[None, low + 1 : high + 1].astype(np.int64))))
+            known = torch.from_numpy(ids[None, low + 1 : high + 1].astype(np.int64))
+            logits.append(engine.step(known.to(engine.device)))
         close(torch.cat(logits)[:, columns], golden[f"{kind}tf_logits"])
 
 
@@ -109,7 +119,7 @@ def test_scores(path: Path, open_tiny: Open) -> None:
         if step in recorded:
             row = recorded[step]
             guided = guide(logits[0], logits[1], strength)
-            seen = torch.zeros(engine.vocabulary_size, dtype=torch.bool)
+            seen = torch.zeros(engine.vocabulary_size, dtype=torch.bool, device=engine.device)
             seen[np.concatenate([window, new_ids[:step]])] = True
             penalized = penalize(guided, seen, settings.repetition_penalty)
             close(logits[0, score_ids], golden["raw"][row])
@@ -325,7 +335,7 @@ def test_first_scores(path: Path, open_tiny: Open) -> None:
         if (number + 1) % (CODEBOOKS - 1) == 0:  # the next frame's given id comes after two opening ids and its own
             frame = (number + 1) // (CODEBOOKS - 1)
             ids = np.concatenate([ids, rows[:, 2 + frame : 3 + frame]], axis=1)
-        logits = engine.step(torch.from_numpy(ids), (FINE_IDS,))
+        logits = engine.step(torch.from_numpy(ids).to(engine.device), (FINE_IDS,))
 
 
 @pytest.mark.parametrize("path", S2_FILES)

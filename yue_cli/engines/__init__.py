@@ -60,12 +60,12 @@ def choose(engine: str, folder: Path) -> str:
     return name
 
 
-def describe(folder: Path, *, dtype: "torch.dtype", engine: str = AUTO) -> ModelFacts:
-    """Read a checkpoint folder's sizes from its config.json.
+def describe(folder: Path, *, dtype: "torch.dtype", engine: str = AUTO, cache: str = AUTO) -> ModelFacts:
+    """Read a checkpoint folder's sizes from its config.json. cache: format of keys and values.
 
     Raises CheckpointError; EngineError for an unknown engine.
     """
-    facts: ModelFacts = _backend(_name(engine, folder)).describe(folder, dtype=dtype)
+    facts: ModelFacts = _backend(_name(engine, folder)).describe(folder, dtype=dtype, cache=cache)
     return facts
 
 
@@ -77,15 +77,30 @@ def open_engine(
     length: int,
     device: "torch.device",
     dtype: "torch.dtype",
+    cache: str = AUTO,
+    mode: str = AUTO,
+    capability: float | None = None,
     emit: Emit = ignore,
 ) -> "Engine":
     """Load a checkpoint folder into an engine with room for `rows` rows of `length` ids.
 
-    emit: hears of what takes long, and is done but once. Raises EngineError for an engine that is not there or too
-    little memory, CheckpointError for a bad folder.
+    cache: format of keys and values. mode: how steps are computed. capability: compute capability to count on, None
+    for what the GPU has. The settings name their values. emit: hears of what takes long, and is done but once.
+    Raises EngineError for an engine that is not there or a mode that cannot be, OutOfMemory, CheckpointError for a
+    bad folder.
     """
     backend = _backend(choose(engine, folder))
-    opened: Engine = backend.open_engine(folder, rows=rows, length=length, device=device, dtype=dtype, emit=emit)
+    opened: Engine = backend.open_engine(
+        folder,
+        rows=rows,
+        length=length,
+        device=device,
+        dtype=dtype,
+        cache=cache,
+        mode=mode,
+        capability=capability,
+        emit=emit,
+    )
     return opened
 
 

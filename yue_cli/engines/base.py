@@ -30,6 +30,16 @@ class Engine(ABC):
     def memory(self) -> int:
         """Bytes held on the device: weights and cache."""
 
+    @property
+    def how(self) -> str:
+        """How a step is computed, and why not faster, in a few words."""
+        return "one operation after the other"
+
+    @property
+    def cost(self) -> str:
+        """What that has cost so far beside the work itself, in a few words; empty for nothing."""
+        return ""
+
     @abstractmethod
     def prefill(self, rows: Sequence[np.ndarray], head: Head | None = None) -> Tensor:
         """Empty the cache, read whole rows and return the logits after the last id of each.

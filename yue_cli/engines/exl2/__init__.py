@@ -35,15 +35,15 @@ def claims(folder: Path) -> bool:
     return format.is_exl2(folder)
 
 
-def describe(folder: Path, *, dtype: "torch.dtype") -> ModelFacts:
+def describe(folder: Path, *, dtype: "torch.dtype", cache: str) -> ModelFacts:
     """Read the sizes of a checkpoint folder. Raises CheckpointError."""
     import torch
 
     if not format.is_exl2(folder):
         _check_published(folder)
-        return replace(native.describe(folder, dtype=dtype), engine=NAME)
+        return replace(native.describe(folder, dtype=dtype, cache=cache), engine=NAME)
     config, entries = _read(folder)
-    facts = native.describe_config(config, torch.float16)
+    facts = native.describe_config(config, torch.float16, cache)
     return replace(
         facts,
         parameter_bytes=_weight_bytes(folder, config, entries),
@@ -56,24 +56,53 @@ def describe(folder: Path, *, dtype: "torch.dtype") -> ModelFacts:
 
 
 def open_engine(
-    folder: Path, *, rows: int, length: int, device: "torch.device", dtype: "torch.dtype", emit: Emit
+    folder: Path,
+    *,
+    rows: int,
+    length: int,
+    device: "torch.device",
+    dtype: "torch.dtype",
+    cache: str,
+    mode: str,
+    capability: float | None,
+    emit: Emit,
 ) -> "NativeEngine":
-    """Load a checkpoint folder. Raises CheckpointError and EngineError."""
+    """Load a checkpoint folder. Raises CheckpointError and EngineError.
+
+    Steps are not recorded unless that is asked for: whether exllamav2's kernels can be is not known.
+    """
     from yue_cli.engines.exl2.loader import load
     from yue_cli.engines.native.engine import NativeEngine, enough_memory, needs
 
     if not format.is_exl2(folder):
         _check_published(folder)
-        return NativeEngine.open(folder, rows=rows, length=length, device=device, dtype=dtype)
+        return NativeEngine.open(
+            folder,
+            rows=rows,
+            length=length,
+            device=device,
+            dtype=dtype,
+            cache_format=cache,
+            mode=mode,
+            capability=capability,
+        )
     config, entries = _read(folder)
     if device.type != extension.DEVICE:
         raise EngineError(f"{folder} holds EXL2 weights, which need a CUDA GPU; the device is {device}.")
     functions = extension.load(emit)
-    facts = describe(folder, dtype=dtype)
-    cache = facts.cache_bytes_per_token * rows * length
-    with enough_memory(device, needs(facts.parameter_bytes, cache, rows, length)):
+    facts = describe(folder, dtype=dtype, cache=cache)
+    held = facts.cache_bytes_per_token * rows * length
+    with enough_memory(device, needs(facts.parameter_bytes, held, rows, length)):
         weights = load(folder, config, entries, functions, device)
-        return NativeEngine(config, weights, rows=rows, length=length)
+        return NativeEngine(
+            config,
+            weights,
+            rows=rows,
+            length=length,
+            cache_format=cache,
+            mode="eager" if mode == "auto" else mode,
+            capability=capability,
+        )
 
 
 def _read(folder: Path) -> tuple[LlamaConfig, "Mapping[str, format.Entry]"]:

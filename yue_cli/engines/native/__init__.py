@@ -23,32 +23,53 @@ def claims(folder: Path) -> bool:
     return False
 
 
-def describe(folder: Path, *, dtype: "torch.dtype") -> ModelFacts:
+def describe(folder: Path, *, dtype: "torch.dtype", cache: str) -> ModelFacts:
     """Read the sizes of a checkpoint folder. Raises CheckpointError."""
-    return describe_config(LlamaConfig.read(folder), dtype)
+    return describe_config(LlamaConfig.read(folder), dtype, cache)
 
 
-def describe_config(config: LlamaConfig, dtype: "torch.dtype") -> ModelFacts:
+def describe_config(config: LlamaConfig, dtype: "torch.dtype", cache: str) -> ModelFacts:
     """Tell the sizes of a model."""
+    from yue_cli.engines.native.cache import bytes_per_token
     from yue_cli.engines.native.engine import CHUNK
 
     groups = config.heads // config.key_value_heads
+    # Bytes are turned into numbers before a prompt looks at them: one layer's at a time.
+    widened = config.cache_values_per_token // config.layers * (4 + dtype.itemsize) if cache == "int8" else 0
     return ModelFacts(
         vocabulary_size=config.vocabulary_size,
         max_length=config.max_length,
         parameter_bytes=config.weight_bytes(dtype.itemsize),
-        cache_bytes_per_token=config.cache_values_per_token * dtype.itemsize,
+        cache_bytes_per_token=bytes_per_token(cache, config, dtype),
         # While a piece of a prompt is read: a few copies of its hidden states in float32 and of the feed-forward part;
         # the mask, once as it is and once as the numbers that attention adds.
         work_bytes=CHUNK * (12 * config.hidden + 4 * config.inner * dtype.itemsize),
-        work_bytes_per_token=CHUNK * groups * (1 + dtype.itemsize),
+        work_bytes_per_token=CHUNK * groups * (1 + dtype.itemsize) + widened,
     )
 
 
 def open_engine(
-    folder: Path, *, rows: int, length: int, device: "torch.device", dtype: "torch.dtype", emit: Emit
+    folder: Path,
+    *,
+    rows: int,
+    length: int,
+    device: "torch.device",
+    dtype: "torch.dtype",
+    cache: str,
+    mode: str,
+    capability: float | None,
+    emit: Emit,
 ) -> "NativeEngine":
     """Load a checkpoint folder. Raises CheckpointError and EngineError."""
     from yue_cli.engines.native.engine import NativeEngine
 
-    return NativeEngine.open(folder, rows=rows, length=length, device=device, dtype=dtype)
+    return NativeEngine.open(
+        folder,
+        rows=rows,
+        length=length,
+        device=device,
+        dtype=dtype,
+        cache_format=cache,
+        mode=mode,
+        capability=capability,
+    )

@@ -1,52 +1,125 @@
-"""The native engine: a LLaMA in eager PyTorch. It is the definition that faster paths are compared with."""
+"""The native engine: a LLaMA in PyTorch.
 
+Prompts are read by `Llama.forward`, which is also the definition of a step. A faster step (`modes.py`) reads and
+writes the same cache, keeps its positions on the device, and can be recorded together with the choice of the next id.
+"""
+
+import itertools
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from yue_cli.engines.base import Engine, Head
+from yue_cli.engines.base import Advance, Engine, Head, Pick
+from yue_cli.engines.native import attention, cache, modes
 from yue_cli.engines.native.config import LlamaConfig
 from yue_cli.engines.native.loader import load
 from yue_cli.engines.native.model import Llama, Span, Weights, linear
+from yue_cli.engines.native.positioned import PositionedStep
 from yue_cli.engines.native.quantized import Matrix, join
-from yue_cli.errors import EngineError
+from yue_cli.engines.native.recorder import Recorder
+from yue_cli.errors import OutOfMemory
 
 # Prompts are read in pieces of this many ids, one row after the other, so that a prompt's numbers depend on
 # nothing but the prompt: neither on other rows nor on how a run was resumed.
 CHUNK = 512
+_FEW = 2  # ids of a row that a fast step reads; more are read as prompts are
+
+
+class Step(Protocol):
+    """A fast step. See `positioned.py`."""
+
+    def extent(self, needed: int) -> int: ...
+
+    def logits(self, ids: Tensor, filled: Tensor, extent: int, head: Matrix) -> Tensor: ...
 
 
 class NativeEngine(Engine):
-    def __init__(self, config: LlamaConfig, weights: Weights, *, rows: int, length: int) -> None:
-        super().__init__(
-            vocabulary_size=config.vocabulary_size, rows=rows, length=length, device=weights.embedding.device
-        )
-        self._model: Llama | None = Llama(config, weights, rows=rows, length=length)
-        self._filled: list[int] = []  # ids in the cache, for each row in use
+    def __init__(
+        self,
+        config: LlamaConfig,
+        weights: Weights,
+        *,
+        rows: int,
+        length: int,
+        cache_format: str = "auto",
+        mode: str = "auto",
+        capability: float | None = None,
+    ) -> None:
+        """capability: compute capability to count on, None for that of the device."""
+        like = weights.embedding
+        super().__init__(vocabulary_size=config.vocabulary_size, rows=rows, length=length, device=like.device)
+        capability = modes.capability_of(self.device, capability)
+        self.mode = modes.choose(mode, config, device=self.device, dtype=like.dtype, capability=capability)
+        caches = cache.make(cache_format, config, rows=rows, length=length, like=like)
+        can_flash = attention.can_flash(self.device, like.dtype, config.head_size, capability or 0)
+        self._model: Llama | None = Llama(config, weights, caches, length=length, can_flash=can_flash)
+        self._filled: list[int] = []  # ids in the cache, for each row in use, …
+        self._filled_there = torch.zeros(rows, dtype=torch.int64, device=self.device)  # … and the same on the device
         self._heads: dict[Head, Matrix] = {}
+        self._step = self._make_step()
+        self._recorder = Recorder(self.device)
+        self._places: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}  # by rows and ids a row: ids in, id out
+        self._numbers = itertools.count()  # of fused picks
 
     @classmethod
-    def open(cls, folder: Path, *, rows: int, length: int, device: torch.device, dtype: torch.dtype) -> "NativeEngine":
-        """Load a checkpoint folder. Raises CheckpointError for a bad folder, EngineError for too little memory."""
+    def open(
+        cls,
+        folder: Path,
+        *,
+        rows: int,
+        length: int,
+        device: torch.device,
+        dtype: torch.dtype,
+        cache_format: str = "auto",
+        mode: str = "auto",
+        capability: float | None = None,
+    ) -> "NativeEngine":
+        """Load a checkpoint folder.
+
+        Raises CheckpointError for a bad folder, EngineError for too little memory or a mode that cannot be.
+        """
         config = LlamaConfig.read(folder)
-        cache = config.cache_values_per_token * rows * length * dtype.itemsize
-        with enough_memory(device, needs(config.weight_bytes(dtype.itemsize), cache, rows, length)):
+        # A wrong wish is refused before minutes of loading.
+        modes.choose(mode, config, device=device, dtype=dtype, capability=modes.capability_of(device, capability))
+        held = cache.bytes_per_token(cache_format, config, dtype) * rows * length
+        with enough_memory(device, needs(config.weight_bytes(dtype.itemsize), held, rows, length)):
             weights = load(folder, config, device=device, dtype=dtype)
-            return cls(config, weights, rows=rows, length=length)
+            return cls(
+                config,
+                weights,
+                rows=rows,
+                length=length,
+                cache_format=cache_format,
+                mode=mode,
+                capability=capability,
+            )
 
     @property
     def memory(self) -> int:
         if self._model is None:
             return 0
         model = self._model
-        tensors = model.weights.tensors() + model.keys + model.values + [model.cosine, model.sine]
+        tensors = model.weights.tensors() + [model.cosine, model.sine]
         kind = type(model.weights.head)  # of which some rows, in their order, are a view
         gathered = [weight for head, weight in self._heads.items() if len(head) > 1 or type(weight) is not kind]
-        return sum(tensor.nbytes for tensor in tensors) + sum(weight.nbytes for weight in gathered)
+        held = [*tensors, *gathered, *model.caches]
+        return sum(part.nbytes for part in held) + self._recorder.bytes
+
+    @property
+    def how(self) -> str:
+        return self.mode.describe(self.device)
+
+    @property
+    def cost(self) -> str:
+        recorder = self._recorder
+        if not recorder.count:
+            return ""
+        return f"{recorder.count} graphs recorded in {recorder.seconds:.2f} s, {recorder.bytes / 1e9:.2f} GB"
 
     @torch.inference_mode()
     def prefill(self, rows: Sequence[np.ndarray], head: Head | None = None) -> Tensor:
@@ -54,36 +127,105 @@ class NativeEngine(Engine):
         assert 1 <= len(rows) <= self.rows, f"{len(rows)} rows do not fit an engine opened for {self.rows}"
         self._filled = [0] * len(rows)
         last = []
-        for number, row in enumerate(rows):
-            assert 1 <= len(row) <= self.length, f"a row of {len(row)} ids does not fit a cache of {self.length}"
-            ids = torch.from_numpy(np.asarray(row, dtype=np.int64)).to(self.device)[None]
-            hidden = ids.new_empty(0)
-            for start in range(0, len(row), CHUNK):
-                span = Span(slice(0, 1), slice(number, number + 1), start)
-                hidden = model.forward(ids[:, start : start + CHUNK], [span])
-            self._filled[number] = len(row)
-            last.append(hidden)
-        return linear(torch.cat(last), self._head(head)).float()
+        with self._on_device(), enough_memory(self.device, "the work on a prompt"):
+            for number, row in enumerate(rows):
+                assert 1 <= len(row) <= self.length, f"a row of {len(row)} ids does not fit a cache of {self.length}"
+                ids = torch.from_numpy(np.asarray(row, dtype=np.int64)).to(self.device)[None]
+                hidden = ids.new_empty(0)
+                for start in range(0, len(row), CHUNK):
+                    span = Span(slice(0, 1), slice(number, number + 1), start)
+                    hidden = model.forward(ids[:, start : start + CHUNK], [span])
+                self._filled[number] = len(row)
+                last.append(hidden)
+            self._filled_there[: len(rows)] = torch.tensor(self._filled, device=self.device)
+            return linear(torch.cat(last), self._head(head)).float()
 
     @torch.inference_mode()
     def step(self, ids: Tensor, head: Head | None = None) -> Tensor:
         model = self._opened()
         rows, count = ids.shape
-        assert rows == len(self._filled), f"{rows} rows given, {len(self._filled)} in the cache: prefill comes first"
-        assert max(self._filled) + count <= self.length, f"the cache of {self.length} ids is full"
-        hidden = model.forward(ids, self._spans())
+        self._check_room(rows, count)
+        with self._on_device(), enough_memory(self.device, "a step"):
+            there = self._filled_there[:rows]
+            if self._step is not None and count <= _FEW:
+                logits = self._step.logits(ids, there, self._extent(count), self._head(head))
+            else:
+                logits = linear(model.forward(ids, self._spans()), self._head(head)).float()
+            there.add_(count)
         self._filled = [filled + count for filled in self._filled]
-        return linear(hidden, self._head(head)).float()
+        return logits
+
+    def fuse(self, pick: Pick, head: Head | None = None) -> Advance:
+        """Join a step and the choice of the next id; both are recorded where the mode says so.
+
+        The answer is written over by the next one.
+        """
+        if self._step is None:
+            return super().fuse(pick, head)
+        number = next(self._numbers)
+
+        @torch.inference_mode()
+        def advance(ids: Tensor) -> Tensor:
+            rows, count = ids.shape
+            assert count <= _FEW, f"{count} ids a row are too many for one fused step"
+            self._check_room(rows, count)
+            with self._on_device(), enough_memory(self.device, f"recording a step of {rows} rows"):
+                place, answer = self._place(rows, count)
+                place.copy_(ids)
+                extent, columns, step = self._extent(count), self._head(head), self._step
+                there = self._filled_there[:rows]
+
+                def call() -> Tensor:
+                    assert step is not None, "the engine is closed"
+                    picked = pick(step.logits(place, there, extent, columns))
+                    there.add_(count)
+                    return answer.copy_(picked)
+
+                picked = self._recorder.play((number, rows, count, extent), call)
+            self._filled = [filled + count for filled in self._filled]
+            return picked
+
+        return advance
 
     def close(self) -> None:
-        self._model = None
+        self._recorder.forget()
+        self._model = self._step = None
         self._heads.clear()
+        self._places.clear()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+
+    def _make_step(self) -> Step | None:
+        if self.mode.name == "eager":
+            return None
+        if self.mode.name == "kernels":
+            from yue_cli.engines.native.fused import FusedStep  # needs Triton
+
+            return FusedStep(self._opened(), length=self.length)
+        return PositionedStep(self._opened(), length=self.length)
 
     def _opened(self) -> Llama:
         assert self._model is not None, "the engine is closed"
         return self._model
+
+    def _on_device(self) -> AbstractContextManager[object]:
+        """Make this engine's GPU the current one: kernels run, and graphs are recorded, on that."""
+        return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
+
+    def _check_room(self, rows: int, count: int) -> None:
+        assert rows == len(self._filled), f"{rows} rows given, {len(self._filled)} in the cache: prefill comes first"
+        assert max(self._filled) + count <= self.length, f"the cache of {self.length} ids is full"
+
+    def _extent(self, count: int) -> int:
+        assert self._step is not None, "the engine is closed"
+        return self._step.extent(max(self._filled) + count)
+
+    def _place(self, rows: int, count: int) -> tuple[Tensor, Tensor]:
+        """Find the tensors where a fused step reads its ids and writes its answer: always the same."""
+        if (rows, count) not in self._places:
+            place = torch.zeros(rows, count, dtype=torch.int64, device=self.device)
+            self._places[rows, count] = place, place.new_zeros(rows, 1)
+        return self._places[rows, count]
 
     def _spans(self) -> list[Span]:
         """Join neighbouring rows that stand at the same position."""
@@ -110,13 +252,23 @@ def needs(weights: int, cache: int, rows: int, length: int) -> str:
 
 @contextmanager
 def enough_memory(device: torch.device, needs: str) -> Iterator[None]:
-    """Turn a failed allocation into one line. Raises EngineError."""
+    """Turn a failed allocation into one line. Raises OutOfMemory."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        # On a CPU PyTorch raises a plain RuntimeError.
-        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate memory" not in str(error):
+        if not _is_out_of_memory(error):
             raise
-        raise EngineError(
-            f"{device}: not enough memory for {needs}; use fewer rows, a shorter context or a smaller model."
+        free = f" ({torch.cuda.mem_get_info(device)[0] / 1e9:.1f} GB are free)" if device.type == "cuda" else ""
+        raise OutOfMemory(
+            f"{device}: not enough memory{free} for {needs}; use fewer rows, a shorter context or a smaller model."
         ) from error
+
+
+def _is_out_of_memory(error: BaseException | None) -> bool:
+    """Look for it behind later errors, too: a recording that fails for it fails once more when it is ended."""
+    while error is not None:
+        # On a CPU PyTorch raises a plain RuntimeError.
+        if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
+            return True
+        error = error.__context__
+    return False

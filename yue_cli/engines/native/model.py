@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from yue_cli.engines.native import attention
+from yue_cli.engines.native.cache import Cache
 from yue_cli.engines.native.config import LlamaConfig
 from yue_cli.engines.native.quantized import Matrix
 
@@ -53,15 +55,15 @@ class Span:
 
 
 class Llama:
-    def __init__(self, config: LlamaConfig, weights: Weights, *, rows: int, length: int) -> None:
+    def __init__(
+        self, config: LlamaConfig, weights: Weights, caches: list[Cache], *, length: int, can_flash: bool = False
+    ) -> None:
+        """caches: one a layer, with room for `length` ids. can_flash: attend by FlashAttention-2."""
         self.config = config
         self.weights = weights
-        shape = (rows, config.key_value_heads, length, config.head_size)
-        like = weights.embedding
-        # Zeros, not whatever was there: a slot that was never written must not hold NaN.
-        self.keys = [like.new_zeros(shape) for _ in weights.layers]
-        self.values = [like.new_zeros(shape) for _ in weights.layers]
-        self.cosine, self.sine = _rotary_tables(config, length, like.device)
+        self.caches = caches
+        self.can_flash = can_flash
+        self.cosine, self.sine = _rotary_tables(config, length, weights.embedding.device)
 
     def forward(self, ids: Tensor, spans: list[Span]) -> Tensor:
         """Read n ids in each row, remember their keys and values, return the last position's hidden state.
@@ -70,44 +72,37 @@ class Llama:
         """
         count = ids.shape[1]
         rotation = self._rotation(spans, count)
-        masks = [self._mask(span.start, count, ids.device) for span in spans]
+        masks = [None if self.can_flash else _mask(span.start, count, ids.device) for span in spans]
         x = F.embedding(ids, self.weights.embedding)  # [R, n, hidden]
-        for layer, keys, values in zip(self.weights.layers, self.keys, self.values, strict=True):
-            x = x + self._attend(self._norm(x, layer.attention_norm), layer, keys, values, spans, masks, rotation)
-            gate, up = linear(self._norm(x, layer.inner_norm), layer.gate_up).chunk(2, dim=-1)
-            x = x + linear(F.silu(gate) * up, layer.down)
-        return self._norm(x[:, -1], self.weights.norm)
+        for layer, cache in zip(self.weights.layers, self.caches, strict=True):
+            q, k, v = self.queries_keys_values(x, layer, rotation)
+            attended = []
+            for span, mask in zip(spans, masks, strict=True):
+                cache.write(span.slots, span.start, k[span.rows], v[span.rows])
+                known = cache.read(span.slots, span.start + count)
+                if self.can_flash:
+                    attended.append(attention.flash(q[span.rows], *known))
+                else:
+                    attended.append(attention.masked(q[span.rows], *known, mask))
+            x = x + linear(torch.cat(attended).flatten(2), layer.output)
+            x = x + self.feed_forward(x, layer)
+        return self.norm(x[:, -1], self.weights.norm)
 
-    def _attend(
-        self,
-        x: Tensor,
-        layer: Layer,
-        keys: Tensor,
-        values: Tensor,
-        spans: list[Span],
-        masks: list[Tensor | None],
-        rotation: tuple[Tensor, Tensor],
-    ) -> Tensor:
-        """Write the new keys and values, then let every row look at its own ids. x: [R, n, hidden]."""
+    def queries_keys_values(
+        self, x: Tensor, layer: Layer, rotation: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute rotated queries [R, n, heads, size] and rotated keys and values [R, shared, n, size] of x."""
         heads, shared, size = self.config.heads, self.config.key_value_heads, self.config.head_size
         rows, count, _ = x.shape
-        qkv = linear(x, layer.qkv).view(rows, count, heads + 2 * shared, size).transpose(1, 2)
-        q, k, v = qkv.split([heads, shared, shared], dim=1)  # each [R, heads, n, size]
-        q, k = _rotate(q, *rotation), _rotate(k, *rotation)
-        # The queries that share a key stand together as more positions of one head.
-        q = q.reshape(rows, shared, heads // shared * count, size)
-        outputs = []
-        for span, mask in zip(spans, masks, strict=True):
-            stop = span.start + count
-            keys[span.slots, :, span.start : stop] = k[span.rows]
-            values[span.slots, :, span.start : stop] = v[span.rows]
-            known = (keys[span.slots, :, :stop], values[span.slots, :, :stop])
-            outputs.append(F.scaled_dot_product_attention(q[span.rows], *known, attn_mask=mask))
-        attended = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-        attended = attended.view(rows, heads, count, size).transpose(1, 2).reshape(rows, count, heads * size)
-        return linear(attended, layer.output)
+        qkv = linear(self.norm(x, layer.attention_norm), layer.qkv).view(rows, count, heads + 2 * shared, size)
+        q, k, v = qkv.transpose(1, 2).split([heads, shared, shared], dim=1)
+        return rotate(q, *rotation).transpose(1, 2), rotate(k, *rotation), v
 
-    def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
+    def feed_forward(self, x: Tensor, layer: Layer) -> Tensor:
+        gate, up = linear(self.norm(x, layer.inner_norm), layer.gate_up).chunk(2, dim=-1)
+        return linear(F.silu(gate) * up, layer.down)
+
+    def norm(self, x: Tensor, weight: Tensor) -> Tensor:
         wide = x.float()
         wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.config.norm_epsilon)
         return wide.to(x.dtype) * weight
@@ -124,13 +119,6 @@ class Llama:
 
         return look_up(self.cosine), look_up(self.sine)
 
-    def _mask(self, start: int, count: int, device: torch.device) -> Tensor | None:
-        """Say which keys each of the new ids may see: bool [groups * n, start + n]; None where all may."""
-        if count == 1:
-            return None
-        mask = torch.ones(count, start + count, dtype=torch.bool, device=device).tril(start)
-        return mask.repeat(self.config.heads // self.config.key_value_heads, 1)
-
 
 def linear(x: Tensor, weight: Matrix) -> Tensor:
     """Multiply x [..., in] by weight [out, in], in whichever order is faster. Only shapes decide."""
@@ -146,10 +134,17 @@ def _parts(weight: Matrix) -> list[Tensor]:
     return [weight] if isinstance(weight, Tensor) else list(weight.tensors().values())
 
 
-def _rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     """Turn each pair (first half, second half) of a head by its position's angle. x: [R, heads, n, size]."""
     first, second = x.float().chunk(2, dim=-1)
     return torch.cat((first * cosine - second * sine, second * cosine + first * sine), dim=-1).to(x.dtype)
+
+
+def _mask(start: int, count: int, device: torch.device) -> Tensor | None:
+    """Say which keys each of the new ids may see: bool [1, n, start + n]; None where all may."""
+    if count == 1:
+        return None
+    return torch.ones(1, count, start + count, dtype=torch.bool, device=device).tril(start)
 
 
 def _rotary_tables(config: LlamaConfig, length: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,197 @@
+"""The Triton kernels against the eager path, piece by piece and as whole steps.
+
+On a GPU they run as they are. Without one, `TRITON_INTERPRET=1 pytest tests/test_kernels.py` runs them in Triton's
+interpreter, which computes wrongly in bfloat16; and without that variable they are compiled, as far as a GPU would.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tests.tiny_llama import CONFIG, write_checkpoint
+from yue_cli.engines import open_engine
+
+triton = pytest.importorskip("triton")
+
+from yue_cli.engines.native import fused, kernels, tiles  # noqa: E402
+
+DEVICE = torch.device("cpu" if kernels.INTERPRETED else "cuda")
+DTYPES = (torch.float32, torch.float16) if kernels.INTERPRETED else (torch.float16, torch.bfloat16)
+LARGEST_SHARED = 99 * 1024  # bytes of shared memory that a program may use on every GPU since sm_80
+
+needs_device = pytest.mark.skipif(
+    not kernels.INTERPRETED and not torch.cuda.is_available(), reason="needs a GPU, or TRITON_INTERPRET=1"
+)
+needs_compiler = pytest.mark.skipif(kernels.INTERPRETED, reason="Triton interprets: nothing is compiled")
+
+# How far a sum of some hundred products near 1 may be from its twin in float32: one rounding of the result.
+CLOSE = {torch.float32: 1e-4, torch.float16: 8e-3, torch.bfloat16: 6e-2}
+# How far logits (about ±8) may be from the eager path's in the same dtype; see test_engines.py.
+LOGITS_CLOSE = {torch.float32: 1e-4, torch.float16: 0.05, torch.bfloat16: 0.25}
+# With keys and values in bytes a rounding that falls the other way is a step of 1 in 127.
+BYTES_CLOSE = {torch.float32: 0.05, torch.float16: 0.2, torch.bfloat16: 0.3}
+
+
+@pytest.fixture(params=DTYPES, ids=str)
+def dtype(request: pytest.FixtureRequest) -> torch.dtype:
+    found: torch.dtype = request.param
+    return found
+
+
+def draw(*shape: int, scale: float = 1.0, dtype: torch.dtype = torch.float32) -> Tensor:
+    generator = torch.Generator().manual_seed(sum(shape))
+    return (torch.randn(shape, generator=generator) * scale).to(DEVICE, dtype)
+
+
+@needs_device
+@pytest.mark.parametrize("rows", [1, 2, 20, 64])
+@pytest.mark.parametrize("normalized", [False, True])
+@pytest.mark.parametrize("shape", ["plain", "gated", "added"])
+def test_products(dtype: torch.dtype, rows: int, normalized: bool, shape: str) -> None:
+    x, weight = draw(rows, 384, dtype=dtype), draw(128, 384, scale=384**-0.5, dtype=dtype)
+    norm = 1 + draw(384, scale=0.1, dtype=dtype) if normalized else None
+    wide = x.float()
+    if norm is not None:
+        wide = torch.nn.functional.rms_norm(wide, (384,), norm.float(), 1e-5)
+    expected = wide @ weight.float().T
+    before = draw(rows, 128, dtype=dtype) if shape == "added" else None
+    if shape == "gated":
+        expected = torch.nn.functional.silu(expected[:, :64]) * expected[:, 64:]
+    elif before is not None:
+        expected = expected + before.float()
+    assert tiles.product_tile(expected.shape[1], 384, rows, shape == "gated") is not None
+    found = fused.project(x, weight, norm=norm, epsilon=1e-5, gated=shape == "gated", add_to=before)
+    torch.testing.assert_close(found.float(), expected, atol=CLOSE[dtype], rtol=0)
+    assert before is None or found is before
+
+
+@needs_device
+def test_many_rows_and_odd_shapes_are_left_to_pytorch(dtype: torch.dtype) -> None:
+    for rows, outs in ((65, 64), (2, 1025)):
+        x, weight, norm = draw(rows, 64, dtype=dtype), draw(outs, 64, scale=0.1, dtype=dtype), draw(64, dtype=dtype)
+        found = fused.project(x, weight, norm=norm, epsilon=1e-5, dtype=torch.float32)
+        wide = torch.nn.functional.rms_norm(x.float(), (64,), norm.float(), 1e-5)
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found, wide @ weight.float().T, atol=CLOSE[dtype], rtol=0)
+
+
+@pytest.fixture(scope="module", params=[(4, 2), (4, 4), (8, 1)], ids=lambda heads: f"{heads[0]}over{heads[1]}")
+def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    heads, shared = request.param
+    config = CONFIG | {"num_attention_heads": heads, "num_key_value_heads": shared, "head_dim": 64}
+    return write_checkpoint(tmp_path_factory.mktemp("tiny"), config)
+
+
+@needs_device
+@pytest.mark.parametrize("cache", ["auto", "int8"])
+def test_steps(dtype: torch.dtype, cache: str, checkpoint: Path) -> None:
+    """Rows of one key, of a chunk's last and first, and of several chunks; one id at a time and two."""
+
+    def random_ids(count: int, seed: int) -> np.ndarray:
+        return np.random.default_rng(seed).integers(0, CONFIG["vocab_size"], count)
+
+    prompts = [random_ids(length, length) for length in (1, 127, 256, 300)]
+    engines = [
+        open_engine("native", checkpoint, rows=4, length=320, device=DEVICE, dtype=dtype, cache=cache, mode=mode)
+        for mode in ("eager", "kernels")
+    ]
+    for engine in engines:
+        engine.prefill(prompts)
+    close = (BYTES_CLOSE if cache == "int8" else LOGITS_CLOSE)[dtype]
+    for count in (1, 2, 1):
+        ids = torch.from_numpy(np.stack([random_ids(count, row) for row in range(4)])).to(DEVICE)
+        eager, fast = (engine.step(ids) for engine in engines)
+        torch.testing.assert_close(fast, eager, atol=close, rtol=0)
+
+
+@needs_device
+def test_what_lies_behind_a_row_does_not_matter(dtype: torch.dtype, checkpoint: Path) -> None:
+    rows = [np.arange(20), np.arange(250)]
+    engine = open_engine("native", checkpoint, rows=2, length=260, device=DEVICE, dtype=dtype, mode="kernels")
+    ids = torch.tensor([[3], [4]], device=DEVICE)
+    engine.prefill(rows)
+    fresh = engine.step(ids)
+    engine.prefill([rows[1][::-1].copy(), rows[0]])
+    engine.step(ids)
+    engine.prefill(rows)
+    assert torch.equal(engine.step(ids), fresh)
+
+
+# Compiling
+
+PRODUCTS = {  # of the published models: columns of the result, inputs, gated
+    "stage 1 qkv": (5120, 4096, False),
+    "stage 1 output": (4096, 4096, False),
+    "stage 1 gate and up": (11008, 4096, True),
+    "stage 1 down": (4096, 11008, False),
+    "stage 1 head": (83968, 4096, False),
+    "stage 2 qkv": (6144, 2048, False),
+    "stage 2 output": (2048, 2048, False),
+    "stage 2 gate and up": (5504, 2048, True),
+    "stage 2 down": (2048, 5504, False),
+    "stage 2 head": (1024, 2048, False),
+}
+
+
+def compiled(kernel, capability: int, types: dict[str, str], constants: dict, tile: tiles.Tile | None = None):
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    signature = {name: types.get(name, "constexpr") for name in kernel.arg_names}
+    aligned = {
+        (place,): [["tt.divisibility", 16]]
+        for place, name in enumerate(kernel.arg_names)
+        if signature[name].startswith("*")
+    }
+    source = ASTSource(kernel, signature=signature, constexprs=constants, attrs=aligned)
+    options = {"num_warps": tile.warps, "num_stages": tile.stages} if tile else {}
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("rows", [2, 20, 64])
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_products_compile(name: str, rows: int, capability: int) -> None:
+    outs, inner, gated = PRODUCTS[name]
+    tile = tiles.product_tile(outs, inner, rows, gated)
+    assert tile is not None
+    types = dict.fromkeys(("x", "weight", "norm", "y"), "*bf16") | {"rows": "i32", "outs": "i32", "epsilon": "fp32"}
+    constants = {
+        "INS": inner,
+        "ROWS": tiles.padded(rows),
+        "BLOCK_OUT": tile.out,
+        "BLOCK_IN": tile.inner,
+        "NORM": name.endswith(("qkv", "up", "head")),
+        "GATED": gated,
+        "ADD": name.endswith(("output", "down")),
+    }
+    made = compiled(kernels.product, capability, types, constants, tile)
+    assert made.metadata.shared <= LARGEST_SHARED
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("is_bytes", [False, True])
+@pytest.mark.parametrize(("heads", "shared", "count"), [(32, 4, 1), (16, 16, 1), (16, 16, 2)])
+def test_attention_compiles(heads: int, shared: int, count: int, is_bytes: bool, capability: int) -> None:
+    kept, scale = ("*u8", "*fp32") if is_bytes else ("*bf16", "*bf16")
+    caches = {"keys": kept, "values": kept, "key_scales": scale, "value_scales": scale, "filled": "*i64"}
+    sizes = {"COUNT": count, "SHARED": shared, "EIGHT_BIT": is_bytes}
+    types = caches | {"qkv": "*bf16", "cosine": "*fp32", "sine": "*fp32", "length": "i32"}
+    compiled(kernels.rotate_and_write, capability, types, sizes | {"HEADS": heads, "HALF": 64})
+    groups, chunk = heads // shared, tiles.CHUNK_KEYS[heads > shared]
+    types = caches | {"qkv": "*bf16", "sums": "*fp32", "peaks": "*fp32", "length": "i32", "sharpness": "fp32"}
+    parts = {"GROUPS": groups, "SIZE": 128, "CHUNK": chunk}
+    constants = sizes | parts | {"QUERIES": tiles.padded(groups * count), "BLOCK": tiles.BLOCK_KEYS}
+    tile = tiles.Tile(0, 0, tiles.ATTEND_WARPS, tiles.ATTEND_STAGES)
+    made = compiled(kernels.attend, capability, types, constants, tile)
+    assert made.metadata.shared <= LARGEST_SHARED
+    types = {"sums": "*fp32", "peaks": "*fp32", "filled": "*i64", "y": "*bf16"}
+    constants = parts | {"COUNT": count, "SHARED": shared, "CHUNKS": 128, "BLOCK": tiles.COMBINED}
+    compiled(kernels.combine, capability, types, constants)

@@ -1,0 +1,72 @@
+"""Ways to let queries look at their keys. All give the same numbers but for rounding; the plain one is the definition.
+
+Queries are [R, n, heads, size]; keys and values [R, shared, places, size], where heads that follow each other share.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+FLASH_CAPABILITY = 8.0  # compute capability that FlashAttention-2 needs
+_FLASH_HEAD_SIZE = 256  # the largest that it takes
+_FLASH_DTYPES = (torch.float16, torch.bfloat16)
+
+
+def can_flash(device: torch.device, dtype: torch.dtype, head_size: int, capability: float) -> bool:
+    """Tell whether PyTorch's FlashAttention-2 can be used."""
+    has_sizes = dtype in _FLASH_DTYPES and head_size <= _FLASH_HEAD_SIZE and head_size % 8 == 0
+    if device.type != "cuda" or not has_sizes or capability < FLASH_CAPABILITY:
+        return False
+    if not torch.backends.cuda.is_flash_attention_available():
+        return False
+    # The lengths on the device are younger than the operator.
+    schema = torch.ops.aten._flash_attention_forward.default._schema
+    return any(argument.name == "seqused_k" for argument in schema.arguments)
+
+
+def masked(q: Tensor, keys: Tensor, values: Tensor, visible: Tensor | None) -> Tensor:
+    """Look at the keys that `visible`, bool [1 or R, n, places], marks; None: all. Returns [R, n, heads, size]."""
+    rows, count, heads, size = q.shape
+    shared = keys.shape[1]
+    # The queries that share a key stand together as more positions of one head.
+    grouped = q.transpose(1, 2).reshape(rows, shared, heads // shared * count, size)
+    mask = None if visible is None else visible.repeat(1, heads // shared, 1)[:, None]
+    attended = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask)
+    return attended.view(rows, heads, count, size).transpose(1, 2)
+
+
+def flash(q: Tensor, keys: Tensor, values: Tensor, used: Tensor | None = None) -> Tensor:
+    """Look at the first `used` keys, int32 [R] on the device, or at all of them, by FlashAttention-2.
+
+    The last query of a row sees all of these, the one before it one less. Returns [R, n, heads, size].
+    """
+    rows, count, heads, size = q.shape
+    places = keys.shape[2]
+    if used is None:
+        used = torch.full((rows,), places, dtype=torch.int32, device=q.device)
+    ends = torch.arange(rows + 1, dtype=torch.int32, device=q.device)
+    attended = torch.ops.aten._flash_attention_forward(
+        q.reshape(rows * count, heads, size),
+        rows_in_line(keys),
+        rows_in_line(values),
+        ends * count,
+        ends * (keys.stride(0) // size),
+        count,
+        places,
+        0.0,
+        count > 1,
+        False,
+        seqused_k=used,
+    )[0]
+    return attended.view(rows, count, heads, size)
+
+
+def rows_in_line(cache: Tensor) -> Tensor:
+    """See [R, shared, places, size] as [steps, shared, size]: row r begins at step r * stride(0) / size.
+
+    Nothing is copied. What lies between the rows is other heads' and never looked at.
+    """
+    rows, shared, places, size = cache.shape
+    assert cache.stride(2) == size and cache.stride(0) % size == 0, "places of a head must follow each other"
+    steps = (rows - 1) * cache.stride(0) // size + places
+    return cache.as_strided((steps, shared, size), (size, cache.stride(1), 1))

@@ -1,0 +1,121 @@
+"""What a layer remembers of the ids that were read: their keys and values, as they are or in 8 bits."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from yue_cli.engines.native.config import LlamaConfig
+
+_LARGEST = 127  # steps on either side of zero
+_ZERO = 128  # the byte that stands for zero: kernels turn bytes without a sign into numbers most quickly
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Keys and values of one layer: row r of a batch owns slot r. Keys are stored after the rotary embedding."""
+
+    keys: Tensor  # [rows, heads, length, size]
+    values: Tensor
+
+    @classmethod
+    def zeros(cls, shape: tuple[int, ...], like: Tensor) -> "Cache":
+        """Make an empty one. Zeros, not whatever was there: a place that was never written must not hold NaN."""
+        return cls(like.new_zeros(shape), like.new_zeros(shape))
+
+    def write(self, slots: slice, start: int, keys: Tensor, values: Tensor) -> None:
+        """Put keys and values [R, heads, n, size] of n ids behind `start` known ones."""
+        places = slice(start, start + keys.shape[2])
+        self.keys[slots, :, places] = keys
+        self.values[slots, :, places] = values
+
+    def write_at(self, positions: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Do the same where the places [R, n] of the first R slots are on the device."""
+        places = _places(positions)
+        self.keys[places] = keys.transpose(1, 2)
+        self.values[places] = values.transpose(1, 2)
+
+    def read(self, slots: slice, stop: int) -> tuple[Tensor, Tensor]:
+        """Give the keys and values [R, heads, stop, size] of the first ids."""
+        return self.keys[slots, :, :stop], self.values[slots, :, :stop]
+
+    @property
+    def nbytes(self) -> int:
+        return self.keys.nbytes + self.values.nbytes
+
+
+@dataclass(frozen=True)
+class EightBitCache(Cache):
+    """The same in bytes, with one scale for each head of each id: number = (byte - 128) * scale."""
+
+    key_scales: Tensor  # float32 [rows, heads, length]
+    value_scales: Tensor
+    dtype: torch.dtype  # of what is read
+
+    @classmethod
+    def zeros(cls, shape: tuple[int, ...], like: Tensor) -> "EightBitCache":
+        def zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+            return like.new_zeros(shape, dtype=dtype)
+
+        return cls(
+            keys=zeros(shape, torch.uint8),
+            values=zeros(shape, torch.uint8),
+            key_scales=zeros(shape[:-1], torch.float32),
+            value_scales=zeros(shape[:-1], torch.float32),
+            dtype=like.dtype,
+        )
+
+    def write(self, slots: slice, start: int, keys: Tensor, values: Tensor) -> None:
+        places = slice(start, start + keys.shape[2])
+        self.keys[slots, :, places], self.key_scales[slots, :, places] = to_bytes(keys)
+        self.values[slots, :, places], self.value_scales[slots, :, places] = to_bytes(values)
+
+    def write_at(self, positions: Tensor, keys: Tensor, values: Tensor) -> None:
+        places = _places(positions)
+        self.keys[places], self.key_scales[places] = to_bytes(keys.transpose(1, 2))
+        self.values[places], self.value_scales[places] = to_bytes(values.transpose(1, 2))
+
+    def read(self, slots: slice, stop: int) -> tuple[Tensor, Tensor]:
+        known = slots, slice(None), slice(stop)
+        return (
+            from_bytes(self.keys[known], self.key_scales[known]).to(self.dtype),
+            from_bytes(self.values[known], self.value_scales[known]).to(self.dtype),
+        )
+
+    @property
+    def nbytes(self) -> int:
+        return super().nbytes + self.key_scales.nbytes + self.value_scales.nbytes
+
+
+def to_bytes(numbers: Tensor) -> tuple[Tensor, Tensor]:
+    """Round the last dimension to 255 steps: uint8 like `numbers`, and float32 scales without that dimension."""
+    wide = numbers.float()
+    scales = wide.abs().amax(-1) / _LARGEST
+    steps = wide / torch.where(scales > 0, scales, 1)[..., None]
+    return (steps + (_ZERO + 0.5)).floor().to(torch.uint8), scales
+
+
+def from_bytes(bytes_: Tensor, scales: Tensor) -> Tensor:
+    """Turn bytes into the float32 numbers that they stand for."""
+    return (bytes_.float() - _ZERO) * scales[..., None]
+
+
+def make(format_: str, config: LlamaConfig, *, rows: int, length: int, like: Tensor) -> list[Cache]:
+    """Make the empty caches of all layers, on the device of `like` and for its dtype."""
+    kind = EightBitCache if format_ == "int8" else Cache
+    shape = (rows, config.key_value_heads, length, config.head_size)
+    return [kind.zeros(shape, like) for _ in range(config.layers)]
+
+
+def bytes_per_token(format_: str, config: LlamaConfig, dtype: torch.dtype) -> int:
+    """Count the bytes that one id of one row takes in all layers."""
+    if format_ == "int8":
+        heads = config.cache_values_per_token // config.head_size
+        return config.cache_values_per_token + heads * torch.float32.itemsize
+    return config.cache_values_per_token * dtype.itemsize
+
+
+def _places(positions: Tensor) -> tuple[Tensor, slice, Tensor]:
+    """Index places [R, n] of the first R slots; what is put there is [R, n, heads, ...]."""
+    slots = torch.arange(len(positions), device=positions.device)[:, None]
+    return slots, slice(None), positions

@@ -1,0 +1,170 @@
+"""A step of a few rows by Triton kernels: seven launches a layer. It computes what `Llama.forward` does."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from yue_cli.engines.native import kernels, tiles
+from yue_cli.engines.native.cache import Cache, EightBitCache
+from yue_cli.engines.native.model import Llama, linear
+from yue_cli.engines.native.quantized import Matrix
+
+
+class FusedStep:
+    """Reads n ids in each row, n small, and gives the logits after the last. All rows of the cache can be read."""
+
+    def __init__(self, model: Llama, *, length: int) -> None:
+        self._model, self._length = model, length
+        self._chunk = tiles.CHUNK_KEYS[model.config.heads > model.config.key_value_heads]
+
+    def extent(self, needed: int) -> int:
+        """Tell how many places to look at: the kernels find out on the device what is filled."""
+        return self._length
+
+    def logits(self, ids: Tensor, filled: Tensor, extent: int, head: Matrix) -> Tensor:
+        """Compute float32 [R, columns] for ids [R, n] behind `filled`, int64 [R], ids of each row."""
+        model = self._model
+        rows, count = ids.shape
+        x = F.embedding(ids.view(-1), model.weights.embedding)  # [R n, hidden], changed in place from here on
+        epsilon = model.config.norm_epsilon
+        for layer, cache in zip(model.weights.layers, model.caches, strict=True):
+            qkv = project(x, layer.qkv, norm=layer.attention_norm, epsilon=epsilon)
+            attended = self._attend(qkv, cache, filled, count)
+            project(attended, layer.output, add_to=x)
+            inner = project(x, layer.gate_up, norm=layer.inner_norm, epsilon=epsilon, gated=True)
+            project(inner, layer.down, add_to=x)
+        last = x.view(rows, count, -1)[:, -1].contiguous()
+        return project(last, head, norm=model.weights.norm, epsilon=epsilon, dtype=torch.float32)
+
+    def _attend(self, qkv: Tensor, cache: Cache, filled: Tensor, count: int) -> Tensor:
+        """Write keys and values of the new ids, and let their queries look at all. qkv: [R n, …]."""
+        config, model = self._model.config, self._model
+        heads, shared, size = config.heads, config.key_value_heads, config.head_size
+        tokens, rows, groups = len(qkv), len(qkv) // count, heads // shared
+        is_bytes = isinstance(cache, EightBitCache)
+        key_scales, value_scales = (
+            (cache.key_scales, cache.value_scales) if isinstance(cache, EightBitCache) else (cache.keys, cache.values)
+        )
+        kernels.rotate_and_write[tokens, heads + 2 * shared](
+            qkv,
+            model.cosine,
+            model.sine,
+            filled,
+            cache.keys,
+            cache.values,
+            key_scales,
+            value_scales,
+            self._length,
+            COUNT=count,
+            HEADS=heads,
+            SHARED=shared,
+            HALF=size // 2,
+            EIGHT_BIT=is_bytes,
+            num_warps=1,
+        )
+        chunks = math.ceil(self._length / self._chunk)
+        sums = torch.empty(rows, shared, chunks, groups * count, size, dtype=torch.float32, device=qkv.device)
+        peaks = torch.empty(rows, shared, chunks, groups * count, 2, dtype=torch.float32, device=qkv.device)
+        kernels.attend[chunks, shared, rows](
+            qkv,
+            cache.keys,
+            cache.values,
+            key_scales,
+            value_scales,
+            filled,
+            sums,
+            peaks,
+            self._length,
+            math.log2(math.e) / math.sqrt(size),
+            COUNT=count,
+            GROUPS=groups,
+            SHARED=shared,
+            SIZE=size,
+            QUERIES=tiles.padded(groups * count),
+            CHUNK=self._chunk,
+            BLOCK=tiles.BLOCK_KEYS,
+            EIGHT_BIT=is_bytes,
+            num_warps=tiles.ATTEND_WARPS,
+            num_stages=tiles.ATTEND_STAGES,
+        )
+        attended = torch.empty(tokens, heads * size, dtype=qkv.dtype, device=qkv.device)
+        kernels.combine[tokens, heads](
+            sums,
+            peaks,
+            filled,
+            attended,
+            COUNT=count,
+            GROUPS=groups,
+            SHARED=shared,
+            SIZE=size,
+            CHUNK=self._chunk,
+            CHUNKS=chunks,
+            BLOCK=tiles.COMBINED,
+            num_warps=4,
+        )
+        return attended
+
+
+def project(
+    x: Tensor,
+    weight: Matrix,
+    *,
+    norm: Tensor | None = None,
+    epsilon: float = 0.0,
+    gated: bool = False,
+    add_to: Tensor | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Multiply x [tokens, in] by weight [out, in], with what comes before and after in one launch.
+
+    norm: normalize x and scale it by this. gated: the weight holds gates and others, one under the other; returns
+    silu(gate) * other, half as wide. add_to: add to this in place and return it. dtype: of the result, else x's.
+    """
+    tokens, inner = x.shape
+    outs = len(weight) // 2 if gated else len(weight)
+    tile = tiles.product_tile(outs, inner, tokens, gated) if tokens <= tiles.MOST_ROWS else None
+    if tile is None or not isinstance(weight, Tensor):
+        return _project_plainly(x, weight, norm, epsilon, gated, add_to, dtype)
+    y = torch.empty(tokens, outs, dtype=dtype or x.dtype, device=x.device) if add_to is None else add_to
+    kernels.product[outs // tile.out,](
+        x,
+        weight,
+        weight if norm is None else norm,
+        y,
+        tokens,
+        outs,
+        epsilon,
+        INS=inner,
+        ROWS=tiles.padded(tokens),
+        BLOCK_OUT=tile.out,
+        BLOCK_IN=tile.inner,
+        NORM=norm is not None,
+        GATED=gated,
+        ADD=add_to is not None,
+        num_warps=tile.warps,
+        num_stages=tile.stages,
+    )
+    return y
+
+
+def _project_plainly(
+    x: Tensor,
+    weight: Matrix,
+    norm: Tensor | None,
+    epsilon: float,
+    gated: bool,
+    add_to: Tensor | None,
+    dtype: torch.dtype | None,
+) -> Tensor:
+    """Do the same by PyTorch's operations, for many rows and odd shapes."""
+    if norm is not None:
+        x = F.rms_norm(x, (x.shape[-1],), norm, epsilon)
+    y = linear(x, weight)
+    if gated:
+        gate, other = y.chunk(2, dim=-1)
+        y = F.silu(gate) * other
+    if add_to is not None:
+        return add_to.add_(y)
+    return y.to(dtype or y.dtype)

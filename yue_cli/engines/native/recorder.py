@@ -1,0 +1,72 @@
+"""CUDA graphs: what a call launches is recorded once and played again with one launch."""
+
+import time
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Call = Callable[[], Tensor]
+
+
+class Recorder:
+    """Plays calls that work in place on tensors of fixed address and answer with one.
+
+    The first time, a call is computed as it is, for good: that also loads and compiles what it needs. The second
+    time it is recorded. All recordings share one pool of memory; a later one may use what an earlier one does, so
+    an answer is good until the next call. Where there is no CUDA, calls are computed as they are.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.count = 0
+        self.seconds = 0.0  # taken by recording
+        self.bytes = 0  # of device memory that recordings hold
+        # With each graph the call it was made from: it keeps the tensors alive whose addresses were recorded.
+        self._graphs: dict[Hashable, tuple[torch.cuda.CUDAGraph, Tensor, Call] | None] = {}
+        self._pool: Any = None  # PyTorch's handle of the pool
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def play(self, key: Hashable, call: Call) -> Tensor:
+        """Do what `call` does. key: equal for calls that do the same to the same tensors."""
+        if self._stream is None:
+            return call()
+        if key not in self._graphs:
+            answer = self._compute(call)
+            self._graphs[key] = None
+            return answer
+        recorded = self._graphs[key]
+        if recorded is None:
+            recorded = self._graphs[key] = (*self._record(call), call)
+        graph, answer, _ = recorded
+        graph.replay()
+        return answer
+
+    def forget(self) -> None:
+        """Give the memory of all recordings back."""
+        self._graphs.clear()
+        self._pool = None
+
+    def _compute(self, call: Call) -> Tensor:
+        """Compute on the stream that will be recorded: libraries keep workspaces for each stream."""
+        assert self._stream is not None
+        current = torch.cuda.current_stream(self.device)
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream):
+            answer = call()
+        current.wait_stream(self._stream)
+        return answer
+
+    def _record(self, call: Call) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+        began = time.perf_counter()
+        free = torch.cuda.mem_get_info(self.device)[0]
+        graph = torch.cuda.CUDAGraph()
+        # Other threads, such as one that draws a progress bar, may do what they like meanwhile.
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+            answer = call()
+        self._pool = graph.pool()
+        self.count += 1
+        self.seconds += time.perf_counter() - began
+        self.bytes += max(0, free - torch.cuda.mem_get_info(self.device)[0])
+        return graph, answer
