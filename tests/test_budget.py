@@ -76,7 +76,7 @@ def test_the_published_sizes_are_what_the_engine_reads_from_their_config(tmp_pat
     shared = {"model_type": "llama", "num_hidden_layers": 32, "rms_norm_eps": 1e-5, "tie_word_embeddings": False}
     (tmp_path / "config.json").write_text(json.dumps(PUBLISHED[part] | shared))
     for cache in ("auto", "int8"):
-        assert budget.published_facts(part, dtype.itemsize, cache) == engines.describe(
+        assert budget.published_facts(part, dtype.itemsize, None, cache) == engines.describe(
             tmp_path, dtype=dtype, cache=cache
         )
 
