@@ -17,29 +17,9 @@ from safetensors.torch import save_file
 from xcodec_mini_infer import checkpoint
 from xcodec_mini_infer.codec import CodecConfig
 from xcodec_mini_infer.vocoder import VocoderConfig
+from yue_cli.models import SIZES
 from yue_cli.resources import resource
 from yue_cli.tokenizer import TOKENIZER_FILE
-
-SHARED = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "rms_norm_eps": 1e-5, "rope_theta": 10000.0}
-SHARED |= {"tie_word_embeddings": False, "torch_dtype": "bfloat16", "num_hidden_layers": 32}
-STAGES = {
-    "stage1": {
-        "hidden_size": 4096,
-        "intermediate_size": 11008,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 4,
-        "vocab_size": 83968,
-        "max_position_embeddings": 16384,
-    },
-    "stage2": {
-        "hidden_size": 2048,
-        "intermediate_size": 5504,
-        "num_attention_heads": 16,
-        "num_key_value_heads": 16,
-        "vocab_size": 83840,
-        "max_position_embeddings": 8192,
-    },
-}
 
 
 def main() -> None:
@@ -48,8 +28,8 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=32)
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
-    for stage, sizes in STAGES.items():
-        config = SHARED | sizes | {"num_hidden_layers": arguments.layers}
+    for stage, sizes in SIZES.items():
+        config = sizes | {"architectures": ["LlamaForCausalLM"], "num_hidden_layers": arguments.layers}
         write_language_model(arguments.folder / stage, config, torch.device(arguments.device))
     write_codec(arguments.folder / "codec")
 

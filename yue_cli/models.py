@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
+from typing import Any
 
 LANGUAGES = {"en": "English", "zh": "Chinese", "jp-kr": "Japanese or Korean"}
 EIGHT_BIT, FOUR_BIT = FORMATS = ("native-8bit", "native-4bit")  # that yue quantizes models to
@@ -76,6 +77,30 @@ def _catalogue() -> dict[str, Model]:
 CATALOGUE = _catalogue()
 DEFAULTS = {"stage1": "en-cot", "stage2": "s2", "codec": "codec"}
 _SHARD = re.compile(r"(.*-)\d{5}-of-(\d{5})(\.safetensors)")
+_SHARED_SIZES = {"model_type": "llama", "num_hidden_layers": 32, "rms_norm_eps": 1e-5, "rope_theta": 10000.0}
+# What the config.json of the published language models says, as the ports of YuE quote it.
+SIZES: dict[str, dict[str, Any]] = {
+    "stage1": _SHARED_SIZES
+    | {
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 4,
+        "vocab_size": 83968,
+        "max_position_embeddings": 16384,
+        "tie_word_embeddings": False,
+    },
+    "stage2": _SHARED_SIZES
+    | {
+        "hidden_size": 2048,
+        "intermediate_size": 5504,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 16,
+        "vocab_size": 83840,
+        "max_position_embeddings": 8192,
+        "tie_word_embeddings": False,
+    },
+}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 

@@ -5,10 +5,11 @@ A backend is a package with four functions: `available()`, `claims(folder)`, `de
 """
 
 import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from yue_cli.errors import EngineError
 from yue_cli.events import Emit, ignore
@@ -102,6 +103,14 @@ def open_engine(
         emit=emit,
     )
     return opened
+
+
+def write_sizes(folder: Path, sizes: Mapping[str, Any], format: str | None = None) -> None:
+    """Make a model folder that holds sizes alone; its weights are made up when it is opened.
+
+    sizes: what a config.json says. format: of the weights; None: floating point.
+    """
+    _backend(_PREFERRED).write_sizes(folder, sizes, format)
 
 
 def _name(engine: str, folder: Path) -> str:

@@ -1,7 +1,8 @@
 """The engine of this package: PyTorch alone, on a CPU or a GPU."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from yue_cli.engines import ModelFacts
 from yue_cli.engines.native.config import LlamaConfig
@@ -73,3 +74,10 @@ def open_engine(
         mode=mode,
         capability=capability,
     )
+
+
+def write_sizes(folder: Path, sizes: Mapping[str, Any], format: str | None) -> None:
+    """Make a folder whose weights are made up when it is opened."""
+    from yue_cli.engines.native import invented
+
+    invented.write_sizes(folder, sizes, format)

@@ -10,6 +10,7 @@ from yue_cli.engines.native.formats import CONFIG_KEY, Quantization, matrix_byte
 from yue_cli.errors import CheckpointError
 
 CONFIG_FILE = "config.json"
+RANDOM_KEY = "yue_random_weights"  # true in a folder that names sizes and holds no weights: they are made up
 
 # What a LLaMA may carry that would change its numbers, with the values that change nothing.
 _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
@@ -35,6 +36,7 @@ class LlamaConfig:
     norm_epsilon: float
     tied: bool  # the output head is the embedding
     quantization: Quantization | None = None
+    is_random: bool = False  # there are no weights: they are made up
 
     @property
     def matrices(self) -> dict[str, tuple[int, int]]:
@@ -95,6 +97,7 @@ class LlamaConfig:
             norm_epsilon=float(number("rms_norm_eps")),
             tied=bool(content.get("tie_word_embeddings", False)),
             quantization=Quantization.read(path, content.get(CONFIG_KEY), method),
+            is_random=content.get(RANDOM_KEY) is True,
         )
         if config.heads % config.key_value_heads:
             raise CheckpointError(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from yue_cli.engines.base import Advance, Engine, Head, Pick
-from yue_cli.engines.native import attention, cache, modes
+from yue_cli.engines.native import attention, cache, invented, modes
 from yue_cli.engines.native.config import LlamaConfig
 from yue_cli.engines.native.loader import load
 from yue_cli.engines.native.model import Llama, Span, Weights, linear
@@ -88,7 +88,10 @@ class NativeEngine(Engine):
         modes.choose(mode, config, device=device, dtype=dtype, capability=modes.capability_of(device, capability))
         held = cache.bytes_per_token(cache_format, config, dtype) * rows * length
         with enough_memory(device, needs(config.weight_bytes(dtype.itemsize), held, rows, length)):
-            weights = load(folder, config, device=device, dtype=dtype)
+            if config.is_random:
+                weights = invented.load(config, device=device, dtype=dtype)
+            else:
+                weights = load(folder, config, device=device, dtype=dtype)
             return cls(
                 config,
                 weights,
