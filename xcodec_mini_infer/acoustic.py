@@ -32,7 +32,7 @@ class Snake(nn.Module):
         """x: float32 [B, C, N]. Returns a new array of that shape; every pass but the first is in place."""
         wave = x * self.alpha
         wave.sin_()
-        wave.mul_(wave)
+        wave.square_()
         wave.mul_((self.alpha + 1e-9).reciprocal())
         return wave.add_(x)
 

@@ -111,6 +111,25 @@ def load_vocoder(folder: Path, name: str, device: str | torch.device = "cpu") ->
     return _load(vocoder, _vocoder_tensors(config), folder / name, device)
 
 
+def published(module: Codec | Encoder | Vocoder) -> dict[str, Tensor]:
+    """Name the tensors of a module as they are published, weights of weight norm as direction and length."""
+    if isinstance(module, Codec):
+        names = _codec_tensors(module.config)
+    elif isinstance(module, Encoder):
+        names = _encoder_tensors(module.config, len(module.quantizer.codebooks))
+    else:
+        names = _vocoder_tensors(module.config)
+    found: dict[str, Tensor] = {}
+    for key, values in module.state_dict().items():
+        tensor = names[key]
+        if tensor.norm_axis is None:
+            found[tensor.name] = values
+        else:
+            found[f"{tensor.name}_g"] = _lengths(values, tensor.norm_axis)
+            found[f"{tensor.name}_v"] = values
+    return found
+
+
 @dataclass(frozen=True)
 class _Published:
     """Where a module's tensor comes from: its published name, and how weight norm splits it, if it does."""
@@ -224,6 +243,10 @@ def _published_shapes(tensors: Mapping[str, _Published]) -> Shapes:
     return shapes
 
 
+def _lengths(weight: Tensor, axis: int) -> Tensor:
+    return weight.norm(dim=[i for i in range(weight.ndim) if i != axis], keepdim=True)
+
+
 def _length_shape(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
     return tuple(size if i == axis else 1 for i, size in enumerate(shape))
 
@@ -266,7 +289,7 @@ class _Reader:
             length, direction = f"{later}0", f"{later}1"
         g = self._get(length, _length_shape(tensor.shape, tensor.norm_axis))
         v = self._get(direction, tensor.shape)
-        return v * (g / v.norm(dim=[i for i in range(v.ndim) if i != tensor.norm_axis], keepdim=True))
+        return v * (g / _lengths(v, tensor.norm_axis))
 
     def check_encoder(self) -> None:
         """Refuse a file that was made for decoding only."""

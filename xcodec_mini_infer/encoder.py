@@ -11,6 +11,7 @@ from torch.nn import functional
 from xcodec_mini_infer import FRAME_SAMPLES, CodecError
 from xcodec_mini_infer.acoustic import AcousticEncoder
 from xcodec_mini_infer.codec import CodecConfig
+from xcodec_mini_infer.context import Step, unwatched
 from xcodec_mini_infer.precision import full_precision
 from xcodec_mini_infer.quantizer import Quantizer
 from xcodec_mini_infer.semantic import Hubert, SemanticEncoder
@@ -69,9 +70,14 @@ class Encoder(nn.Module):
 
         with full_precision():
             features = self.hubert(wave, chunk_frames, step)
-            semantic = self.semantic(features.transpose(1, 2))  # [B, width, T]
-            acoustic = self.acoustic(self._fitted(wave), chunk_frames, step)  # [B, dimension, T]
-            return self.fuse(torch.cat([acoustic, semantic], dim=1).transpose(1, 2)).transpose(1, 2)
+            return self.join(self._fitted(wave), features, chunk_frames, step)
+
+    def join(self, wave: Tensor, features: Tensor, chunk_frames: int, step: Step = unwatched) -> Tensor:
+        """Fuse a waveform [B, S] with HuBERT's features of it, [B, T, width]: float32 [B, dimension, T]."""
+        semantic = self.semantic(features.transpose(1, 2))  # [B, width, T]
+        acoustic = self.acoustic(wave, chunk_frames, step)  # [B, dimension, T]
+        fused: Tensor = self.fuse(torch.cat([acoustic, semantic], dim=1).transpose(1, 2))
+        return fused.transpose(1, 2)
 
     def _fitted(self, wave: Tensor) -> Tensor:
         """Add half a frame of silence at either end where the two branches would count frames differently.

@@ -37,9 +37,7 @@ class Quantizer(nn.Module):
         rest = embedding.transpose(1, 2)
         found = []
         for book in self.codebooks:
-            # |rest - entry|² less |rest|², which is the same for all entries, and turned round.
-            nearness = 2 * rest @ book.T - book.square().sum(-1)
-            found.append(nearness.argmax(-1))
+            found.append(nearest(rest, book))
             rest = rest - functional.embedding(found[-1], book)
         return torch.stack(found, dim=1)
 
@@ -51,3 +49,9 @@ class Quantizer(nn.Module):
         low, high = (int(value) for value in codes.aminmax())
         if low < 0 or high >= size:
             raise CodecError(f"codes go from {low} to {high}; expected 0 to {size - 1}.")
+
+
+def nearest(vectors: Tensor, book: Tensor) -> Tensor:
+    """Find the entry of a codebook [N, D] that is nearest to each of float32 [..., D]: int64 [...]."""
+    # |vector - entry|² less |vector|², which is the same for all entries, and turned round.
+    return (2 * vectors @ book.T - book.square().sum(-1)).argmax(-1)

@@ -61,11 +61,11 @@ class InverseSpectrum(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: float32 [B, T, dimension]. Returns float32 [B, hop * T]."""
-        magnitude, phase = self.out(x).chunk(2, dim=-1)
-        spectrum = torch.polar(magnitude.exp().clamp_(max=_LOUDEST), phase)
+        logarithm, phase = self.out(x).chunk(2, dim=-1)
+        magnitude = logarithm.exp().clamp(max=_LOUDEST)
         # Imaginary parts of the first and the last bin mean nothing, and not every FFT ignores them.
-        torch.view_as_real(spectrum)[..., [0, -1], 1] = 0.0
-        frames = torch.fft.irfft(spectrum).mul_(self.window)
+        imaginary = functional.pad((magnitude * phase.sin())[..., 1:-1], (1, 1))
+        frames = torch.fft.irfft(torch.complex(magnitude * phase.cos(), imaginary)).mul_(self.window)
         envelope = self._overlap_add(self.window.square().expand_as(frames[:1]))
         margin = (self.overlap - 1) * self.hop // 2
         kept = slice(margin, margin + self.hop * x.shape[1])
@@ -101,12 +101,17 @@ class Vocoder(nn.Module):
         left, right: frames of context at the two ends, `context` each, 0 at a true end of the song.
         """
         with full_precision():
-            keep = self.context - _REACH
-            x, left, right = trim(self.first(embedding), left, right, keep)
-            x = self.norm(x.transpose(1, 2)).transpose(1, 2)
-            for block in self.blocks:
-                keep -= _REACH
-                x, left, right = trim(block(x), left, right, keep)
-            wave = self.head(self.final_norm(x.transpose(1, 2)))
+            wave: Tensor = self(embedding, left, right)
+        return wave
+
+    def forward(self, embedding: Tensor, left: int = 0, right: int = 0) -> Tensor:
+        """Compute what `decode` returns, open to gradients."""
+        keep = self.context - _REACH
+        x, left, right = trim(self.first(embedding), left, right, keep)
+        x = self.norm(x.transpose(1, 2)).transpose(1, 2)
+        for block in self.blocks:
+            keep -= _REACH
+            x, left, right = trim(block(x), left, right, keep)
+        wave = self.head(self.final_norm(x.transpose(1, 2)))
         hop = self.config.hop
         return trim(wave, left * hop, right * hop, 0)[0]
