@@ -1,0 +1,82 @@
+"""Sizes and recipes: `cpu` for an hour on one core, `gpu` for an hour on a large card."""
+
+from dataclasses import dataclass
+
+from xcodec_mini_infer.codec import CodecConfig
+from xcodec_mini_infer.vocoder import VocoderConfig
+
+
+@dataclass(frozen=True)
+class Run:
+    """How one model is trained."""
+
+    steps: int
+    batch: int  # crops a step
+    frames: int  # of a crop, 50 a second
+    learning_rate: float
+    warm_up: int = 200  # steps until the learning rate is reached
+    decay: float = 0.4  # of the steps, the last, in which it falls to a twentieth
+
+
+@dataclass(frozen=True)
+class Preset:
+    """The sizes of all networks and the run of each; the steps are taken in this order."""
+
+    codec: CodecConfig
+    vocoder: VocoderConfig
+    semantic: Run
+    autoencoder: Run
+    unquantised_steps: int  # of the autoencoder's: codebooks start where its embeddings have settled
+    decoder: Run
+    vocal: Run
+    instrumental: Run
+
+
+_CPU_VOCODER = Run(steps=2_400, batch=6, frames=50, learning_rate=1e-3)
+_GPU_VOCODER = Run(steps=5_000, batch=32, frames=50, learning_rate=5e-4)
+PRESETS = {
+    "cpu": Preset(
+        codec=CodecConfig(
+            codebooks=8,
+            dimension=64,
+            decoder_dimension=64,
+            decoder_channels=192,
+            encoder_dimension=64,
+            encoder_channels=8,
+            hubert_channels=64,
+            hubert_width=96,
+            hubert_layers=4,
+            hubert_heads=2,
+            hubert_intermediate=384,
+        ),
+        vocoder=VocoderConfig(embedding=64, dimension=128, intermediate=384, layers=4),
+        semantic=Run(steps=1_200, batch=3, frames=400, learning_rate=1e-3),
+        autoencoder=Run(steps=4_000, batch=6, frames=25, learning_rate=1e-3),
+        unquantised_steps=600,
+        decoder=Run(steps=1_500, batch=8, frames=25, learning_rate=4e-4),
+        vocal=_CPU_VOCODER,
+        instrumental=_CPU_VOCODER,
+    ),
+    "gpu": Preset(
+        codec=CodecConfig(
+            codebooks=8,
+            dimension=64,
+            decoder_dimension=64,
+            decoder_channels=320,
+            encoder_dimension=64,
+            encoder_channels=16,
+            hubert_channels=64,
+            hubert_width=96,
+            hubert_layers=4,
+            hubert_heads=2,
+            hubert_intermediate=384,
+        ),
+        vocoder=VocoderConfig(embedding=64, dimension=128, intermediate=384, layers=4),
+        semantic=Run(steps=3_000, batch=24, frames=600, learning_rate=1e-3),
+        autoencoder=Run(steps=8_000, batch=64, frames=50, learning_rate=4e-4),
+        unquantised_steps=800,
+        decoder=Run(steps=3_000, batch=64, frames=50, learning_rate=4e-4),
+        vocal=_GPU_VOCODER,
+        instrumental=_GPU_VOCODER,
+    ),
+}

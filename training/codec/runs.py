@@ -1,0 +1,140 @@
+"""What each step starts from: songs, the states of the steps before it, and the checkpoint made of them."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from training.codec.autoencoder import Autoencoder, prepare
+from training.codec.corpus_songs import LABELS, load_songs
+from training.codec.export import encode_songs, write_checkpoint
+from training.codec.loop import Student, load_state
+from training.codec.presets import Preset
+from training.codec.renderer import DecoderRenderer, VocoderRenderer, prepare_vocoder
+from training.codec.semantic import WHOLE, SemanticStudent, make_hubert
+from training.codec.snakes import fuse_snakes
+from training.codec.songs import TRACKS, Songs
+from xcodec_mini_infer import SAMPLE_RATE, VOCODER_SAMPLE_RATE, checkpoint
+from xcodec_mini_infer.codec import Codec
+from xcodec_mini_infer.encoder import Encoder
+from xcodec_mini_infer.semantic import Hubert
+from xcodec_mini_infer.vocoder import Vocoder
+
+SPLITS = ("train", "held-out")
+CODEC_SHARES = (0.5, 0.5, 0.0)  # of tracks: nobody decodes a mix from one track's codes
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """One folder of runs, and how they are made."""
+
+    corpus: Path
+    run: Path
+    preset: Preset
+    device: torch.device
+    seed: int
+    bf16: bool = False
+    fuse: bool = False
+    hours: float = float("inf")
+
+    def student(self, step: str) -> Student:
+        """Make what a step trains, fresh; the loop gives it the state that it left."""
+        student: Student
+        if step == "semantic":
+            songs, held_out = self._songs(SAMPLE_RATE)
+            student = SemanticStudent(
+                self.preset.codec, self.preset.semantic, songs, held_out, LABELS, self.seed, self.bf16
+            )
+        elif step == "autoencoder":
+            student = self._autoencoder()
+        elif step == "decoder":
+            self.export()
+            songs, held_out = self._songs(SAMPLE_RATE)
+            codec = checkpoint.load_codec(self._checkpoint)
+            run = self.preset.decoder
+            codes = self._codes(songs, held_out)
+            student = DecoderRenderer(codec, run, songs, held_out, *codes, CODEC_SHARES, self.seed, self.bf16)
+        else:
+            self.export()
+            codec = checkpoint.load_codec(self._checkpoint).to(self.device)
+            codes = self._codes(*self._songs(SAMPLE_RATE))
+            songs, held_out = self._songs(VOCODER_SAMPLE_RATE)
+            vocoder = prepare_vocoder(Vocoder(self.preset.vocoder))
+            shares = tuple(float(name == step) for name in TRACKS)
+            run = getattr(self.preset, step)
+            student = VocoderRenderer(vocoder, codec, run, songs, held_out, *codes, shares, self.seed, self.bf16)
+        if self.fuse:
+            fuse_snakes(student)
+        return student.to(self.device)
+
+    def export(self) -> Path:
+        """Write all that is trained as a checkpoint folder; a vocoder that is not is written as it starts."""
+        encoder, codec, vocal, instrumental = self._assembled()
+        modules: dict[str, tuple[Codec | Encoder | Vocoder, ...]] = {
+            checkpoint.CODEC_FILE: (encoder, codec),
+            checkpoint.VOCAL_FILE: (vocal,),
+            checkpoint.INSTRUMENTAL_FILE: (instrumental,),
+        }
+        write_checkpoint(self._checkpoint, self.preset.codec, self.preset.vocoder, modules)
+        return self._checkpoint
+
+    @property
+    def _checkpoint(self) -> Path:
+        return self.run / "checkpoint"
+
+    def _autoencoder(self) -> Autoencoder:
+        hubert = make_hubert(self.preset.codec)
+        hubert.load_state_dict(load_state(self.run / "semantic", "hubert"))
+        hubert = hubert.to(self.device).eval()
+        songs, held_out = self._songs(SAMPLE_RATE)
+        features, held_out_features = _features(hubert, songs), _features(hubert, held_out)
+        return Autoencoder(
+            self.preset, hubert, songs, held_out, features, held_out_features, LABELS, self.seed, self.bf16
+        )
+
+    def _assembled(self) -> tuple[Encoder, Codec, Vocoder, Vocoder]:
+        encoder, codec = Encoder(self.preset.codec, codebooks=0), Codec(self.preset.codec)
+        prepare(encoder)
+        prepare(codec)
+        encoder.load_state_dict(load_state(self.run / "autoencoder", "encoder"))
+        codec.load_state_dict(load_state(self.run / "autoencoder", "codec"))
+        if (self.run / "decoder").is_dir():
+            codec.to_decoder.load_state_dict(load_state(self.run / "decoder", "to_decoder"))
+            codec.decoder.load_state_dict(load_state(self.run / "decoder", "decoder"))
+        return encoder, codec, self._vocoder("vocal"), self._vocoder("instrumental")
+
+    def _vocoder(self, track: str) -> Vocoder:
+        vocoder = prepare_vocoder(Vocoder(self.preset.vocoder))
+        if (self.run / track).is_dir():
+            vocoder.load_state_dict(load_state(self.run / track, "vocoder"))
+        return vocoder
+
+    def _songs(self, rate: int) -> tuple[Songs, Songs]:
+        train, held_out = (
+            load_songs(self.corpus, split, rate, self.run / "songs", self.hours).to(self.device) for split in SPLITS
+        )
+        return train, held_out
+
+    def _codes(self, songs: Songs, held_out: Songs) -> tuple[Tensor, Tensor]:
+        """Encode all songs with the checkpoint, or find the codes that it made before."""
+        encoder = checkpoint.load_encoder(self._checkpoint, self.device, self.preset.codec.codebooks)
+        digest = hashlib.sha256()
+        for name, values in sorted(checkpoint.published(encoder).items()):
+            digest.update(name.encode() + values.cpu().numpy().tobytes())
+        path = self.run / f"codes-{digest.hexdigest()[:12]}.pt"
+        if not path.is_file():
+            torch.save([encode_songs(encoder, each) for each in (songs, held_out)], path)
+        codes, held_out_codes = torch.load(path, weights_only=True)
+        return codes.to(self.device), held_out_codes.to(self.device)
+
+
+@torch.no_grad()
+def _features(hubert: Hubert, songs: Songs) -> Tensor:
+    """Compute HuBERT's features of whole songs: float16 [3, frames, width]."""
+    tracks = []
+    for track in range(len(TRACKS)):
+        parts = [hubert(songs.song(index, track), WHOLE)[0].half() for index in range(songs.count)]
+        tracks.append(torch.cat(parts))
+    return torch.stack(tracks)
