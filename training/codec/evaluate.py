@@ -103,11 +103,11 @@ def _copies(codec: Codec, codes: Tensor, truth: Tensor, seed: int) -> Iterable[t
 
 
 def mu_law(wave: Tensor) -> Tensor:
-    """Round float32 of about ±1 to 16 levels of µ-law and back: 64 kbit/s at 16 kHz."""
-    levels = 2**BITS - 1
-    bent = wave.clamp(-1, 1).sign() * (1 + MU * wave.clamp(-1, 1).abs()).log() / np.log(1 + MU)
-    rounded = ((bent + 1) / 2 * levels).round() / levels * 2 - 1
-    return rounded.sign() * ((1 + MU) ** rounded.abs() - 1) / MU
+    """Round float32 of about ±1 to 4 bits of µ-law and back, silence to silence: 64 kbit/s at 16 kHz."""
+    levels = 2 ** (BITS - 1) - 1  # on either side of 0
+    bent = (1 + MU * wave.abs().clamp(max=1)).log() / np.log(1 + MU)
+    rounded = (bent * levels).round() / levels
+    return wave.sign() * ((1 + MU) ** rounded - 1) / MU
 
 
 def _mean_spectrum(songs: list[CorpusSong], track: str, mel: Callable[[Tensor], Tensor]) -> Tensor:
