@@ -14,7 +14,7 @@ from training.codec import export, loop, renderer, semantic
 from training.codec.autoencoder import Autoencoder
 from training.codec.labels import Label
 from training.codec.losses import LogMel, MelDistance, si_sdr
-from training.codec.presets import Preset, Run
+from training.codec.presets import PRESETS, Preset, Run
 from training.codec.quantiser import DEAD, LearningQuantizer
 from training.codec.renderer import DecoderRenderer, VocoderRenderer, prepare_vocoder
 from training.codec.semantic import SemanticStudent, make_hubert
@@ -231,6 +231,15 @@ def test_a_vocoder_learns_from_fixed_codes(exported, set_16k, tmp_path):
     student = VocoderRenderer(vocoder, codec, RUN, fine, fine, codes, codes, (0.0, 1.0, 0.0), seed=1)
     assert falls(student, RUN, tmp_path)
     assert all(parameter.grad is None for parameter in codec.parameters())
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_checkpoint_of_every_preset_fits_into_ten_megabytes(name):
+    codec, vocoder = PRESETS[name].codec, PRESETS[name].vocoder
+    shapes = checkpoint.codec_shapes(codec) | checkpoint.encoder_shapes(codec, codec.codebooks)
+    values = [math.prod(shape) for shape in shapes.values()]
+    values += 2 * [math.prod(shape) for shape in checkpoint.vocoder_shapes(vocoder).values()]
+    assert sum(values) * export.STORED.itemsize < 10e6
 
 
 def test_a_step_without_the_step_before_it_says_so(tmp_path):

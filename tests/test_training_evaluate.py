@@ -41,9 +41,11 @@ def song(tmp_path) -> CorpusSong:
 def test_a_codec_folder_is_measured_beside_its_floors(song, tmp_path_factory):
     folder: Path = tmp_path_factory.mktemp("codec")
     small_codec.write_checkpoint(folder)
-    encoder = checkpoint.load_encoder(folder, codebooks=1)
+    encoder = checkpoint.load_encoder(folder)
     codec = open_codec(folder)
     figures = evaluate.measure(codec, encoder, [song])
+    evaluate._draw(folder / "copy.png", codec, encoder, song)
+    assert (folder / "copy.png").read_bytes().startswith(b"\x89PNG")
     assert figures["songs"] == 1
     for track in ("vocal", "instrumental"):
         assert figures[f"{track} 16 kHz, 4-bit µ-law"]["si_sdr"] > 10

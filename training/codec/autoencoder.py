@@ -25,7 +25,7 @@ SHARES = (0.45, 0.45, 0.1)  # vocal, instrumental, mix
 DEPTHS, DEPTH_CHANCES = (1, 2, 4, 8), (0.3, 0.1, 0.2, 0.4)
 WAVEFORM_WEIGHT, COMMIT_WEIGHT, PROBE_WEIGHT = 10.0, 0.25, 0.5
 KMEANS_BATCHES = 60
-EXAMINED = 32  # crops
+EXAMINED = 16  # crops
 
 
 class Autoencoder(Student):

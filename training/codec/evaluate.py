@@ -18,6 +18,7 @@ import torch
 import typer
 from torch import Tensor
 
+from training.codec import picture
 from training.codec.losses import LogMel, si_sdr
 from training.codec.songs import INSTRUMENTAL, VOCAL
 from training.corpus.dataset import TRACKS, CorpusSong, list_songs
@@ -28,6 +29,7 @@ from yue_cli.stages.decode import Decoders, decode, open_codec
 
 DEPTHS = (1, 4, 8)
 MEL_WINDOW, MEL_HOP, MEL_BANDS = 1024, 256, 80
+DRAWN_S = 8
 MU, BITS = 255, 4  # of µ-law
 Row = dict[str, float]
 
@@ -48,12 +50,15 @@ def main(
     folder: Annotated[Path, typer.Argument(help="A codec folder.")],
     corpus: Annotated[Path, typer.Option(help="Folder that training.corpus made.")] = Path("corpus"),
     songs: Annotated[int, typer.Option(help="How many held-out songs.")] = 8,
+    draw: Annotated[Path | None, typer.Option(help="Also draw the first song and its copy: a PNG.")] = None,
 ) -> None:
     """Print figures as JSON."""
     chosen = list_songs(corpus, "held-out")[:songs]
     decoders = open_codec(folder)
     encoder = checkpoint.load_encoder(folder, codebooks=decoders.codec.config.codebooks)
     typer.echo(json.dumps(measure(decoders, encoder, chosen), indent=1))
+    if draw is not None:
+        _draw(draw, decoders, encoder, chosen[0])
 
 
 @torch.inference_mode()
@@ -90,6 +95,20 @@ def measure(decoders: Decoders, encoder: Encoder, songs: list[CorpusSong]) -> di
     both = np.concatenate([part for parts in codes.values() for part in parts], axis=1)
     figures["codebooks"] = [_use(book) for book in both]
     return figures
+
+
+def _draw(path: Path, decoders: Decoders, encoder: Encoder, song: CorpusSong) -> None:
+    """Draw the first seconds of a song's tracks and mix beside their copies."""
+    codes = [encoder.encode(torch.from_numpy(song.load(track, SAMPLE_RATE))[None])[0].cpu().numpy() for track in TRACKS]
+    stems = decode(decoders, codes[VOCAL], codes[INSTRUMENTAL], "scale")
+    vocal, instrumental = (song.load(track, VOCODER_SAMPLE_RATE) for track in TRACKS)
+    pairs = (
+        ("vocal", vocal, stems.vocal),
+        ("instrumental", instrumental, stems.instrumental),
+        ("mix", vocal + instrumental, stems.mix),
+    )
+    stop = DRAWN_S * VOCODER_SAMPLE_RATE
+    picture.draw(path, [(name, truth[:stop], copy[0, :stop]) for name, truth, copy in pairs], VOCODER_SAMPLE_RATE)
 
 
 def _copies(codec: Codec, codes: Tensor, truth: Tensor, seed: int) -> Iterable[tuple[str, Tensor]]:

@@ -17,7 +17,7 @@ from yue_cli.atomic import write_atomic
 
 STATE_FILE = "state.pt"
 LOG_FILE = "log.jsonl"
-REPORT_STEPS = 100
+REPORT_STEPS = 200
 SAVE_SECONDS = 180.0
 BETAS = (0.8, 0.99)
 LONGEST_GRADIENT = 1.0
@@ -93,6 +93,11 @@ def restore(student: nn.Module, folder: Path, optimiser: torch.optim.Optimizer |
     if optimiser is not None:
         optimiser.load_state_dict(state["optimiser"])
     return state["step"], state["seconds"]
+
+
+def has_state(folder: Path) -> bool:
+    """Tell whether a run was ever saved."""
+    return (folder / STATE_FILE).is_file()
 
 
 def load_state(folder: Path, part: str) -> dict[str, Tensor]:

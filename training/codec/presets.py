@@ -1,4 +1,7 @@
-"""Sizes and recipes: `cpu` for an hour on one core, `gpu` for an hour on a large card."""
+"""Sizes and recipes: `cpu` for an hour or two on one core, `gpu` for a large card (not tried yet).
+
+Codec and both vocoders must fit into 10 MB of float16: they travel in the wheel.
+"""
 
 from dataclasses import dataclass
 
@@ -62,9 +65,9 @@ PRESETS = {
             codebooks=8,
             dimension=64,
             decoder_dimension=64,
-            decoder_channels=320,
+            decoder_channels=256,
             encoder_dimension=64,
-            encoder_channels=16,
+            encoder_channels=12,
             hubert_channels=64,
             hubert_width=96,
             hubert_layers=4,

@@ -1,16 +1,17 @@
 """What each step starts from: songs, the states of the steps before it, and the checkpoint made of them."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from training.codec.autoencoder import Autoencoder, prepare
 from training.codec.corpus_songs import LABELS, load_songs
 from training.codec.export import encode_songs, write_checkpoint
-from training.codec.loop import Student, load_state
+from training.codec.loop import Student, has_state, load_state
 from training.codec.presets import Preset
 from training.codec.renderer import DecoderRenderer, VocoderRenderer, prepare_vocoder
 from training.codec.semantic import WHOLE, SemanticStudent, make_hubert
@@ -21,6 +22,7 @@ from xcodec_mini_infer.codec import Codec
 from xcodec_mini_infer.encoder import Encoder
 from xcodec_mini_infer.semantic import Hubert
 from xcodec_mini_infer.vocoder import Vocoder
+from yue_cli.atomic import write_atomic
 
 SPLITS = ("train", "held-out")
 CODEC_SHARES = (0.5, 0.5, 0.0)  # of tracks: nobody decodes a mix from one track's codes
@@ -89,10 +91,8 @@ class Workplace:
         hubert.load_state_dict(load_state(self.run / "semantic", "hubert"))
         hubert = hubert.to(self.device).eval()
         songs, held_out = self._songs(SAMPLE_RATE)
-        features, held_out_features = _features(hubert, songs), _features(hubert, held_out)
-        return Autoencoder(
-            self.preset, hubert, songs, held_out, features, held_out_features, LABELS, self.seed, self.bf16
-        )
+        features = self._kept("features", hubert, lambda each: _features(hubert, each), songs, held_out)
+        return Autoencoder(self.preset, hubert, songs, held_out, *features, LABELS, self.seed, self.bf16)
 
     def _assembled(self) -> tuple[Encoder, Codec, Vocoder, Vocoder]:
         encoder, codec = Encoder(self.preset.codec, codebooks=0), Codec(self.preset.codec)
@@ -100,14 +100,14 @@ class Workplace:
         prepare(codec)
         encoder.load_state_dict(load_state(self.run / "autoencoder", "encoder"))
         codec.load_state_dict(load_state(self.run / "autoencoder", "codec"))
-        if (self.run / "decoder").is_dir():
+        if has_state(self.run / "decoder"):
             codec.to_decoder.load_state_dict(load_state(self.run / "decoder", "to_decoder"))
             codec.decoder.load_state_dict(load_state(self.run / "decoder", "decoder"))
         return encoder, codec, self._vocoder("vocal"), self._vocoder("instrumental")
 
     def _vocoder(self, track: str) -> Vocoder:
         vocoder = prepare_vocoder(Vocoder(self.preset.vocoder))
-        if (self.run / track).is_dir():
+        if has_state(self.run / track):
             vocoder.load_state_dict(load_state(self.run / track, "vocoder"))
         return vocoder
 
@@ -120,14 +120,21 @@ class Workplace:
     def _codes(self, songs: Songs, held_out: Songs) -> tuple[Tensor, Tensor]:
         """Encode all songs with the checkpoint, or find the codes that it made before."""
         encoder = checkpoint.load_encoder(self._checkpoint, self.device, self.preset.codec.codebooks)
+        return self._kept("codes", encoder, lambda each: encode_songs(encoder, each), songs, held_out)
+
+    def _kept(
+        self, name: str, module: nn.Module, make: Callable[[Songs], Tensor], songs: Songs, held_out: Songs
+    ) -> tuple[Tensor, Tensor]:
+        """Find what a frozen module once made of all songs, or let it make that."""
         digest = hashlib.sha256()
-        for name, values in sorted(checkpoint.published(encoder).items()):
-            digest.update(name.encode() + values.cpu().numpy().tobytes())
-        path = self.run / f"codes-{digest.hexdigest()[:12]}.pt"
+        for key, values in sorted(module.state_dict().items()):
+            digest.update(key.encode() + values.cpu().numpy().tobytes())
+        path = self.run / f"{name}-{digest.hexdigest()[:12]}.pt"
         if not path.is_file():
-            torch.save([encode_songs(encoder, each) for each in (songs, held_out)], path)
-        codes, held_out_codes = torch.load(path, weights_only=True)
-        return codes.to(self.device), held_out_codes.to(self.device)
+            made = [make(songs).cpu(), make(held_out).cpu()]
+            write_atomic(path, lambda temporary: torch.save(made, temporary))
+        of_songs, of_held_out = torch.load(path, weights_only=True)
+        return of_songs.to(self.device), of_held_out.to(self.device)
 
 
 @torch.no_grad()
