@@ -32,7 +32,7 @@ LEVELS = [
     ["sampling", "mixing"],
     ["engines.base", "engines", "engines.native", "engines.exl2"],
     ["generation", "stages.reference", "stages.stage1", "stages.stage2", "stages.decode"],
-    ["segments", "plan", "machine", "toy", "workbench", "budget", "making", "pipeline", "plot", "doctor"],
+    ["segments", "plan", "machine", "toy", "workbench", "budget", "estimate", "making", "pipeline", "plot", "doctor"],
     ["commands", "main"],
 ]
 THIRD_PARTY = {

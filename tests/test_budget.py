@@ -353,7 +353,7 @@ def test_a_plan_says_what_each_stage_needs_and_makes_nothing(place):
     assert lines[0] == "stage1  would be made: missing (not made yet)"
     assert lines[1].startswith("        toy · 0.0 GB of weights, 0.0 GB of cache for 2 rows of ")
     assert [line for line in lines if line.startswith("device  this machine · float32 · ")]
-    assert [line for line in lines if line.startswith("disk    1 MB for the song, ")]
+    assert [line for line in lines if line.startswith("disk    2 MB for the song, ")]
     assert contents(place) == before
     assert done("run", "song", "--dry-run", "--preset", "demo", *COMMAND[:4]).out == outcome.out
 

@@ -17,6 +17,7 @@ from yue_cli.models import EIGHT_BIT, FOUR_BIT
 from yue_cli.resources import expanded
 from yue_cli.settings import WEIGHTS, Layer, combine, flatten
 from yue_cli.stages import stage1, stage2
+from yue_cli.stages.stage1 import TOKENS_A_SECOND
 from yue_cli.tokenizer import TOKENIZER_FILE, Tokenizer
 from yue_cli.vocab import FRAME_RATE, WINDOW_FRAMES, Vocabulary
 from yue_cli.weights import ModelFolder
@@ -148,7 +149,7 @@ def weigh_disk(bench: Workbench, found: Sequence[Need]) -> Disk:
     names = {need.model for need in found if not need.is_here and copies.split_name(need.model) is None}
     absent = [_published_bytes(name) for name in names]
     known = [size for size in absent if size is not None]
-    seconds = _frames(bench, any(need.stage == "stage1" for need in found)) / FRAME_RATE
+    seconds = count_frames(bench, any(need.stage == "stage1" for need in found)) / FRAME_RATE
     return Disk(
         song=round(seconds * _SOUND_BYTES_A_SECOND),
         song_free=hub.free_bytes(bench.project.root),
@@ -232,7 +233,7 @@ def _reference_tokens(bench: Workbench) -> int:
 
 def _weigh_stage2(bench: Workbench, after_stage1: bool) -> Need:
     name, model = _find(bench, "stage2")
-    facts, frames = _facts(bench, "stage2", model), _frames(bench, after_stage1)
+    facts, frames = _facts(bench, "stage2", model), count_frames(bench, after_stage1)
     length = stage2.cache_length(min(frames, WINDOW_FRAMES))
     return _need(bench, "stage2", name, model, facts, choose_rows(bench, frames, facts, length), length)
 
@@ -247,7 +248,7 @@ def _weigh_codec(bench: Workbench, stage: str, after_stage1: bool) -> Need:
         is_here = bench.library.state(known).word == "here"
     if stage == "reference":
         return Need(stage, name, is_here, _ENCODE_WEIGHTS, 0, _ENCODE_WORK)
-    work = _DECODE_WORK + round(_frames(bench, after_stage1) / FRAME_RATE * _DECODE_WORK_A_SECOND)
+    work = _DECODE_WORK + round(count_frames(bench, after_stage1) / FRAME_RATE * _DECODE_WORK_A_SECOND)
     return Need(stage, name, is_here, _DECODE_WEIGHTS, 0, work)
 
 
@@ -278,7 +279,7 @@ def _facts(bench: Workbench, part: str, model: ModelFolder | None) -> ModelFacts
     return published_facts(part, bench.dtype.itemsize, format, bench.settings.execution.cache)
 
 
-def _frames(bench: Workbench, before_stage1: bool) -> int:
+def count_frames(bench: Workbench, before_stage1: bool) -> int:
     """Count the frames of a song: those of its tokens, or about what its lyrics will make."""
     if not before_stage1:
         try:
@@ -286,12 +287,18 @@ def _frames(bench: Workbench, before_stage1: bool) -> int:
             return max(1, int(track.shape[-1]))
         except ArtifactError:
             pass  # the stage itself will say it better
-    lyrics = bench.request.lyrics
-    if lyrics is None:
+    if bench.request.lyrics is None:
         return WINDOW_FRAMES
-    limit_s = bench.settings.stage1.max_new_tokens / (2 * FRAME_RATE)
-    sung = lyrics.sections[: bench.request.segments]
-    return max(1, round(FRAME_RATE * sum(min(section.seconds or limit_s, limit_s) for section in sung)))
+    return max(1, round(FRAME_RATE * sum(section_seconds(bench))))
+
+
+def section_seconds(bench: Workbench) -> list[float]:
+    """Tell about how long each section that is to be sung will be; without words, as long as may be."""
+    lyrics, settings = bench.request.lyrics, bench.settings.stage1
+    assert settings.min_new_tokens is not None, "settings must be resolved"
+    limit_s, least_s = settings.max_new_tokens / TOKENS_A_SECOND, settings.min_new_tokens / TOKENS_A_SECOND
+    sung = lyrics.sections[: bench.request.segments] if lyrics else ()
+    return [min(limit_s, max(least_s, section.seconds or limit_s)) for section in sung]
 
 
 def _published_bytes(name: str) -> int | None:
