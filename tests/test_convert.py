@@ -110,6 +110,16 @@ def test_the_encoder_is_kept_and_what_inference_never_reads_is_not(sources, tmp_
         assert int.from_bytes(file.read(8), "little") % 8 == 0
 
 
+def test_what_is_written_is_told_up_to_the_last_byte(sources, tmp_path):
+    heard: list[tuple[int, int]] = []
+    sources.convert(tmp_path / "codec", heard=lambda done, total: heard.append((done, total)))
+    written = [load_file(path).values() for path in (tmp_path / "codec").glob("*.safetensors")]
+    total = sum(tensor.nbytes for tensors in written for tensor in tensors)
+    assert heard[-1] == (total, total)
+    assert [done for done, _ in heard] == sorted({done for done, _ in heard})
+    assert {of for _, of in heard} == {total}
+
+
 def test_the_sources_are_remembered(sources, tmp_path):
     sources.convert(tmp_path / "codec")
     facts = json.loads((tmp_path / "codec" / convert.SOURCE_FILE).read_text())

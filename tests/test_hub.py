@@ -76,7 +76,7 @@ def test_a_second_fetch_asks_for_no_file(hub, stand_in):
 def test_progress_counts_bytes_of_all_files(hub):
     events: list = []
     fetch(hub, emit=events.append)
-    progress = [event for event in events if isinstance(event, Progress)]
+    progress = [event for event in events if isinstance(event, Progress) and event.topic == "download"]
     total = sum(len(FILES[name]) for name in WANTED)
     assert {(event.topic, event.unit, event.total) for event in progress} == {("download", "bytes", total)}
     done = [event.done for event in progress]
@@ -85,6 +85,15 @@ def test_progress_counts_bytes_of_all_files(hub):
     assert progress[-1].label == "owner/model 3 of 3 files"
     assert isinstance(events[-1], Finished)
     assert (events[-1].label, events[-1].done) == ("owner/model", total)
+
+
+def test_progress_tells_of_the_hashing_of_every_large_file(hub, monkeypatch):
+    monkeypatch.setattr(hub_module, "_PIECE", 4096)
+    events: list = []
+    fetch(hub, emit=events.append)
+    checked = [(event.label, event.done, event.total) for event in events if getattr(event, "topic", "") == "check"]
+    assert checked[:3] == [("owner/model 2 of 3 files", done, len(LARGE)) for done in (4096, 8192, 10240)]
+    assert checked[3:] == [("owner/model 3 of 3 files", 2000, 2000)]
 
 
 def test_a_cut_connection_is_taken_up_where_it_broke(hub, stand_in):

@@ -13,7 +13,7 @@ from tests.hub_stand_in import Repository, serve
 from xcodec_mini_infer import checkpoint, convert
 from yue_cli import weights
 from yue_cli.errors import CheckpointError, DownloadError, Interrupted, StorageError
-from yue_cli.events import Note
+from yue_cli.events import Note, Progress
 from yue_cli.hub import Hub
 from yue_cli.models import CATALOGUE, CODEC_FILES, DEFAULTS
 from yue_cli.weights import PARTS, Library, ModelFolder
@@ -338,6 +338,8 @@ def test_files_are_verified_against_the_hub_s_hashes(library):
     results = {path.name: state for path, state in library.verify("en-cot")}
     assert results["model-00001-of-00003.safetensors"] == "right"
     assert results["config.json"] == "unknown"
+    size = (folder.path / "model-00003-of-00003.safetensors").stat().st_size
+    assert library.events[-1] == Progress("check", "model-00003-of-00003.safetensors", size, size, "bytes")
     shard = (folder.path / "model-00001-of-00003.safetensors").resolve()
     shard.write_bytes(shard.read_bytes()[:-1] + b"?")
     text = refusal(lambda: library.verify("en-cot"))

@@ -78,14 +78,23 @@ def convert(
     folder: Path,
     layout: Layout | None = None,
     digest: Callable[[Path], str] = sha256,
+    heard: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
     """Turn the codec's and both vocoders' files, `.pth` or safetensors, into a codec folder.
 
     The folder appears when all is in it, so that a kill leaves nothing of that name; the next run begins anew.
-    Two processes must not convert into the same place at once. digest: how a source's SHA-256 is found.
+    Two processes must not convert into the same place at once. digest: how a source's SHA-256 is found. heard: is told
+    how many bytes are written, and how many there will be.
     Raises CodecError for a file that cannot be used, or where the disk has no room.
     """
     layout = published_layout() if layout is None else layout
+    done = total = 0
+
+    def tell(more: int) -> None:
+        nonlocal done
+        done += more
+        heard(done, total)
+
     folder.parent.mkdir(parents=True, exist_ok=True)
     for leftover in folder.parent.glob(f".{folder.name}-*"):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -93,11 +102,12 @@ def convert(
     try:
         with _tensors(codec) as tensors:
             chosen = _choose_codec(codec, tensors, layout)
-            _check_room(folder, chosen, layout)
-            _write(building / CODEC_FILE, chosen)
+            total = sum(map(_size, chosen.values())) + _vocoder_bytes(layout)
+            _check_room(folder, total + _ROOM_TO_SPARE)
+            _write(building / CODEC_FILE, chosen, tell)
         for source, name in ((vocal, VOCAL_FILE), (instrumental, INSTRUMENTAL_FILE)):
             with _tensors(source) as tensors:
-                _write(building / name, _choose(source, tensors, layout.vocoder))
+                _write(building / name, _choose(source, tensors, layout.vocoder), tell)
         checkpoint.write_config(building, layout.codec_config, layout.vocoder_config)
         sources = {"codec": codec, "vocal": vocal, "instrumental": instrumental}
         facts = {
@@ -189,9 +199,12 @@ def _choose(path: Path, tensors: Mapping[str, _Lazy], wanted: Shapes) -> dict[st
     return {name: tensors[name] for name in wanted}
 
 
-def _check_room(folder: Path, chosen: Mapping[str, _Lazy], layout: Layout) -> None:
-    vocoders = 2 * 4 * sum(prod(shape) for shape in layout.vocoder.values())
-    needed = sum(_size(tensor) for tensor in chosen.values()) + vocoders + _ROOM_TO_SPARE
+def _vocoder_bytes(layout: Layout) -> int:
+    """Count the bytes of both vocoders in float32."""
+    return 2 * 4 * sum(prod(shape) for shape in layout.vocoder.values())
+
+
+def _check_room(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder.parent).free
     if free < needed:
         raise CodecError(
@@ -200,8 +213,10 @@ def _check_room(folder: Path, chosen: Mapping[str, _Lazy], layout: Layout) -> No
         )
 
 
-def _write(path: Path, tensors: Mapping[str, _Lazy]) -> None:
+def _write(path: Path, tensors: Mapping[str, _Lazy], tell: Callable[[int], None]) -> None:
     """Write a safetensors file one tensor after the other, so that never more than one is in memory.
+
+    tell: is told the bytes of each.
 
     The format: the header's length as 8 bytes, a JSON header, the tensors' bytes.
     """
@@ -223,6 +238,7 @@ def _write(path: Path, tensors: Mapping[str, _Lazy]) -> None:
         file.write(text)
         for tensor in tensors.values():
             file.write(tensor.read().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            tell(_size(tensor))
         file.flush()
         os.fsync(file.fileno())
 

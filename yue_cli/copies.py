@@ -4,7 +4,9 @@ Knows names and records; `quantize.py` makes the copies.
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,12 +79,16 @@ def every(home: Path) -> list[Copy]:
     return found
 
 
-def verify(copy: Copy) -> list[Path]:
-    """Read every large file of a copy again and compare its SHA-256. Returns the files. Raises CheckpointError."""
+def verify(copy: Copy, heard: Callable[[str, int], None] | None = None) -> list[Path]:
+    """Read every large file of a copy again and compare its SHA-256. Returns the files. Raises CheckpointError.
+
+    heard: is told how many bytes of which file are read.
+    """
     files = read_record(copy.path)["files"]
     for file, facts in files.items():
         path = copy.path / file
-        if not path.exists() or sha256(path) != facts["sha256"]:
+        tell = partial(heard, file) if heard else None
+        if not path.exists() or sha256(path, tell) != facts["sha256"]:
             base, _, format = copy.name.rpartition("@")
             raise CheckpointError(
                 f"{path}: not as it was written; `yue models rm {copy.name}`, then `yue quantize {base} --format "

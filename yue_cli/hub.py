@@ -22,6 +22,7 @@ from yue_cli.models import Source
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_PIECE = 2**24  # bytes read at once
 _STUB_BYTES = 200  # git-lfs leaves about 133 where a file should be
 
 
@@ -144,9 +145,13 @@ class Hub:
                 emit(Progress("download", said, before + done, total, "bytes"))
 
             tell(self._fetched(offer, file))
+
+            def check(done: int, said: str = said, size: int = file.size) -> None:
+                emit(Progress("check", said, done, size, "bytes"))
+
             with storage_errors(folder), self._explained(offer.source):
                 if file.sha256 is not None:
-                    self._fetch_large(offer, file, tell)
+                    self._fetch_large(offer, file, tell, check)
                 self._link(offer, file)
             before += file.size
         self._remember(offer)
@@ -154,8 +159,13 @@ class Hub:
             emit(Finished("download", label, wanted, "bytes", time.perf_counter() - began))
         return folder
 
-    def _fetch_large(self, offer: Offer, file: RemoteFile, tell: Callable[[int], None]) -> None:
-        """Bring a file into the cache's blobs, going on with what an earlier attempt left."""
+    def _fetch_large(
+        self, offer: Offer, file: RemoteFile, tell: Callable[[int], None], check: Callable[[int], None]
+    ) -> None:
+        """Bring a file into the cache's blobs, going on with what an earlier attempt left.
+
+        tell, check: are told how many bytes are here, and how many of them are hashed.
+        """
         from huggingface_hub import hf_hub_url
         from huggingface_hub.file_download import http_get
         from huggingface_hub.utils import build_hf_headers
@@ -179,7 +189,7 @@ class Hub:
                 displayed_filename=file.path,
                 tqdm_class=_NoBar,
             )
-        found = sha256(partial)
+        found = sha256(partial, check)
         wanted = offer.source.digests.get(file.path, file.sha256)
         if found != wanted:
             partial.unlink()
@@ -310,10 +320,16 @@ class _NoBar:
         """Take no notice."""
 
 
-def sha256(path: Path) -> str:
-    """Hash a file of any size."""
+def sha256(path: Path, heard: Callable[[int], None] | None = None) -> str:
+    """Hash a file of any size. heard: is told how many bytes are read."""
+    digest, done = hashlib.sha256(), 0
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while piece := file.read(_PIECE):
+            digest.update(piece)
+            done += len(piece)
+            if heard is not None:
+                heard(done)
+    return digest.hexdigest()
 
 
 def known_sha256(path: Path) -> str | None:

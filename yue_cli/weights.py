@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -14,7 +15,7 @@ from yue_cli import copies, models
 from yue_cli.atomic import storage_errors
 from yue_cli.copies import Copy
 from yue_cli.errors import CheckpointError, Interrupted, StorageError
-from yue_cli.events import Emit, Note, ignore
+from yue_cli.events import Emit, Note, Progress, ignore
 from yue_cli.hub import Hub, Offer, free_bytes, is_stub, known_sha256, sha256
 from yue_cli.models import CODEC_FILES, DEFAULTS, Model, Source
 from yue_cli.resources import expanded
@@ -201,7 +202,10 @@ class Library:
             copy = self.copy(name)
             if copy is None:
                 raise copies.absent(name)
-            return [(path, "right") for path in copies.verify(copy)]
+            root = copy.path
+            return [
+                (path, "right") for path in copies.verify(copy, lambda file, done: self._tell_check(root / file, done))
+            ]
         source = models.find_source(name)
         found = self.hub.snapshot(source) if source else None
         if source is None or found is None:
@@ -214,7 +218,7 @@ class Library:
             expected = source.digests.get(file) or known_sha256(path)
             if is_stub(path):
                 raise _stub(path, source)
-            if expected is not None and sha256(path) != expected:
+            if expected is not None and sha256(path, partial(self._tell_check, path)) != expected:
                 raise CheckpointError(
                     f"{path}: wrong hash, expected SHA-256 {expected[:12]}…; `yue models rm {name}`, then "
                     f"`{source.command}` fetches it again."
@@ -334,7 +338,7 @@ class Library:
         from xcodec_mini_infer import CodecError, convert  # loads torch
 
         def digest(path: Path) -> str:
-            found = known_sha256(path) or sha256(path)
+            found = known_sha256(path) or sha256(path, partial(self._tell_check, path))
             expected = {file: hash for file, hash in source.digests.items() if path.match(file)} if source else {}
             for file, wanted in expected.items():
                 if found != wanted:
@@ -346,11 +350,18 @@ class Library:
                 if folder.is_dir():  # another process was faster
                     return folder
                 self.emit(Note("codec", f"converting {sources['codec'].name}, once"))
-                convert.convert(sources["codec"], sources["vocal"], sources["instrumental"], folder, digest=digest)
+                files = sources["codec"], sources["vocal"], sources["instrumental"]
+                convert.convert(*files, folder, digest=digest, heard=self._tell_conversion)
         except CodecError as error:
             stub = next((path for path in sources.values() if is_stub(path)), None)
             raise (_stub(stub, models.find_source("codec")) if stub else CheckpointError(str(error))) from error
         return folder
+
+    def _tell_check(self, path: Path, done: int) -> None:
+        self.emit(Progress("check", path.name, done, path.stat().st_size, "bytes"))
+
+    def _tell_conversion(self, done: int, total: int) -> None:
+        self.emit(Progress("codec", "converting", done, total, "bytes"))
 
     def _absent(self, sources: Sequence[Source]) -> CheckpointError:
         names = [source.name for source in sources]

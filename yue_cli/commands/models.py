@@ -100,14 +100,17 @@ def verify(
         ),
     ] = None,
     json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Read every file again and compare its SHA-256 with the hub's."""
-    library = _library()
+    told = console.Console(-1 if quiet else 0)
+    library = _library(told.emit)
     if names is None:
         names = [model.name for model in models.CATALOGUE.values() if library.hub.snapshot(model)]
     if not names:
         raise CheckpointError("no model of the hub is on this machine; `yue models pull NAME` fetches one.")
-    results = {name: library.verify(name) for name in names}
+    with told.watching():
+        results = {name: library.verify(name) for name in names}
     if json:
         rows = [
             {"name": name, "files": [{"path": str(path), "state": state} for path, state in files]}
