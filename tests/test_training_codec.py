@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from tests import small_codec
+from training import loop
 from training.codec import autoencoder as autoencoder_module
-from training.codec import export, loop, renderer, semantic
+from training.codec import export, renderer, semantic
 from training.codec.autoencoder import Autoencoder
 from training.codec.labels import Label
 from training.codec.losses import LogMel, MelDistance, si_sdr
-from training.codec.presets import PRESETS, Preset, Run
+from training.codec.presets import PRESETS, CropRun, Preset
 from training.codec.quantiser import DEAD, LearningQuantizer
 from training.codec.renderer import DecoderRenderer, VocoderRenderer, prepare_vocoder
 from training.codec.semantic import SemanticStudent, make_hubert
@@ -25,7 +26,7 @@ from xcodec_mini_infer.vocoder import Vocoder
 from yue_cli.stages import decode, reference
 
 LABELS = (Label("semitone", 3, VOCAL, 1.0), Label("chord", 2, INSTRUMENTAL, 1.0))
-RUN = Run(steps=6, batch=2, frames=10, learning_rate=2e-3, warm_up=1)
+RUN = CropRun(steps=6, batch=2, frames=10, learning_rate=2e-3, warm_up=1)
 PRESET = Preset(
     codec=small_codec.CODEC,
     vocoder=replace(small_codec.VOCODER, layers=2),
@@ -141,7 +142,7 @@ def test_codes_and_sums_are_those_of_the_product():
     assert errors[0] > errors[1] > errors[2]
 
 
-def falls(student: loop.Student, run: Run, folder: Path) -> bool:
+def falls(student: loop.Student, run: CropRun, folder: Path) -> bool:
     first = student.loss(0)[0].item()
     loop.train(student, run, folder)
     return student.loss(0)[0].item() < first

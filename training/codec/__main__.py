@@ -13,8 +13,8 @@ import torch
 import typer
 
 from training.codec import runs
-from training.codec.loop import train
-from training.codec.presets import PRESETS, Run
+from training.codec.presets import PRESETS, CropRun
+from training.loop import train
 
 
 class Step(StrEnum):
@@ -46,7 +46,7 @@ def main(
         typer.echo(workplace.export())
         return
     student = workplace.student(step.value)
-    recipe: Run = getattr(workplace.preset, step.value)
+    recipe: CropRun = getattr(workplace.preset, step.value)
     reached = train(student, replace(recipe, steps=steps or recipe.steps), run / step.value, minutes)
     typer.echo(f"{step.value}: step {reached}", err=True)
 

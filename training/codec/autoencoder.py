@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, autocast, bfloat16, inference_mode, nn
 
 from training.codec.labels import Heads, Label
-from training.codec.loop import Student
 from training.codec.losses import MelDistance, si_sdr, waveform_distance
 from training.codec.presets import Preset
 from training.codec.quantiser import LearningQuantizer
 from training.codec.semantic import WHOLE
 from training.codec.songs import Crops, Sampler, Songs
+from training.loop import Student
 from xcodec_mini_infer import SAMPLE_RATE
 from xcodec_mini_infer.acoustic import Snake
 from xcodec_mini_infer.codec import Codec

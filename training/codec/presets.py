@@ -5,20 +5,16 @@ Codec and both vocoders must fit into 10 MB of float16: they travel in the wheel
 
 from dataclasses import dataclass
 
+from training.loop import Run
 from xcodec_mini_infer.codec import CodecConfig
 from xcodec_mini_infer.vocoder import VocoderConfig
 
 
-@dataclass(frozen=True)
-class Run:
-    """How one model is trained."""
+@dataclass(frozen=True, kw_only=True)
+class CropRun(Run):
+    """How a model learns from crops of songs: `batch` of them a step."""
 
-    steps: int
-    batch: int  # crops a step
     frames: int  # of a crop, 50 a second
-    learning_rate: float
-    warm_up: int = 200  # steps until the learning rate is reached
-    decay: float = 0.4  # of the steps, the last, in which it falls to a twentieth
 
 
 @dataclass(frozen=True)
@@ -27,16 +23,16 @@ class Preset:
 
     codec: CodecConfig
     vocoder: VocoderConfig
-    semantic: Run
-    autoencoder: Run
+    semantic: CropRun
+    autoencoder: CropRun
     unquantised_steps: int  # of the autoencoder's: codebooks start where its embeddings have settled
-    decoder: Run
-    vocal: Run
-    instrumental: Run
+    decoder: CropRun
+    vocal: CropRun
+    instrumental: CropRun
 
 
-_CPU_VOCODER = Run(steps=2_400, batch=6, frames=50, learning_rate=1e-3)
-_GPU_VOCODER = Run(steps=5_000, batch=32, frames=50, learning_rate=5e-4)
+_CPU_VOCODER = CropRun(steps=2_400, batch=6, frames=50, learning_rate=1e-3)
+_GPU_VOCODER = CropRun(steps=5_000, batch=32, frames=50, learning_rate=5e-4)
 PRESETS = {
     "cpu": Preset(
         codec=CodecConfig(
@@ -53,10 +49,10 @@ PRESETS = {
             hubert_intermediate=384,
         ),
         vocoder=VocoderConfig(embedding=64, dimension=128, intermediate=384, layers=4),
-        semantic=Run(steps=1_200, batch=3, frames=400, learning_rate=1e-3),
-        autoencoder=Run(steps=4_000, batch=6, frames=25, learning_rate=1e-3),
+        semantic=CropRun(steps=1_200, batch=3, frames=400, learning_rate=1e-3),
+        autoencoder=CropRun(steps=4_000, batch=6, frames=25, learning_rate=1e-3),
         unquantised_steps=600,
-        decoder=Run(steps=1_500, batch=8, frames=25, learning_rate=4e-4),
+        decoder=CropRun(steps=1_500, batch=8, frames=25, learning_rate=4e-4),
         vocal=_CPU_VOCODER,
         instrumental=_CPU_VOCODER,
     ),
@@ -75,10 +71,10 @@ PRESETS = {
             hubert_intermediate=384,
         ),
         vocoder=VocoderConfig(embedding=64, dimension=128, intermediate=384, layers=4),
-        semantic=Run(steps=3_000, batch=24, frames=600, learning_rate=1e-3),
-        autoencoder=Run(steps=8_000, batch=64, frames=50, learning_rate=4e-4),
+        semantic=CropRun(steps=3_000, batch=24, frames=600, learning_rate=1e-3),
+        autoencoder=CropRun(steps=8_000, batch=64, frames=50, learning_rate=4e-4),
         unquantised_steps=800,
-        decoder=Run(steps=3_000, batch=64, frames=50, learning_rate=4e-4),
+        decoder=CropRun(steps=3_000, batch=64, frames=50, learning_rate=4e-4),
         vocal=_GPU_VOCODER,
         instrumental=_GPU_VOCODER,
     ),

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, autocast, bfloat16, inference_mode, nn
 
-from training.codec.loop import Student
 from training.codec.losses import MelDistance, si_sdr, waveform_distance
-from training.codec.presets import Run
+from training.codec.presets import CropRun
 from training.codec.songs import Crops, Sampler, Songs
+from training.loop import Student
 from xcodec_mini_infer import SAMPLE_RATE, VOCODER_SAMPLE_RATE
 from xcodec_mini_infer.codec import Codec
 from xcodec_mini_infer.vocoder import Vocoder
@@ -34,7 +34,7 @@ class Renderer(Student):
     def __init__(
         self,
         codec: Codec,
-        run: Run,
+        run: CropRun,
         songs: Songs,
         held_out: Songs,
         codes: Tensor,

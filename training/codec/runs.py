@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from training.codec.autoencoder import Autoencoder, prepare
 from training.codec.corpus_songs import LABELS, load_songs
 from training.codec.export import encode_songs, write_checkpoint
-from training.codec.loop import Student, has_state, load_state
 from training.codec.presets import Preset
 from training.codec.renderer import DecoderRenderer, VocoderRenderer, prepare_vocoder
 from training.codec.semantic import WHOLE, SemanticStudent, make_hubert
 from training.codec.snakes import fuse_snakes
 from training.codec.songs import TRACKS, Songs
+from training.loop import Student, has_state, load_state
 from xcodec_mini_infer import SAMPLE_RATE, VOCODER_SAMPLE_RATE, checkpoint
 from xcodec_mini_infer.codec import Codec
 from xcodec_mini_infer.encoder import Encoder

@@ -7,9 +7,9 @@ import numpy as np
 from torch import Tensor, autocast, bfloat16, inference_mode
 
 from training.codec.labels import Heads, Label
-from training.codec.loop import Student
-from training.codec.presets import Run
+from training.codec.presets import CropRun
 from training.codec.songs import Crops, Sampler, Songs
+from training.loop import Student
 from xcodec_mini_infer.codec import CodecConfig
 from xcodec_mini_infer.semantic import Hubert
 
@@ -24,7 +24,7 @@ class SemanticStudent(Student):
     def __init__(
         self,
         config: CodecConfig,
-        run: Run,
+        run: CropRun,
         songs: Songs,
         held_out: Songs,
         labels: tuple[Label, ...],

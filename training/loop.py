@@ -6,21 +6,33 @@ Batches are drawn from (seed, step) alone, so a resumed run computes what an und
 import json
 import time
 from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from training.codec.presets import Run
 from yue_cli.atomic import write_atomic
 
 STATE_FILE = "state.pt"
 LOG_FILE = "log.jsonl"
 REPORT_STEPS = 200
 SAVE_SECONDS = 180.0
-BETAS = (0.8, 0.99)
 LONGEST_GRADIENT = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """How one model is trained."""
+
+    steps: int
+    batch: int  # examples a step
+    learning_rate: float
+    warm_up: int = 200  # steps until the learning rate is reached
+    decay: float = 0.4  # of the steps, the last, in which it falls to a twentieth
+    betas: tuple[float, float] = (0.8, 0.99)  # of AdamW
+    weight_decay: float = 0.0
 
 
 class Student(nn.Module):
@@ -42,7 +54,7 @@ def train(student: Student, run: Run, folder: Path, minutes: float = float("inf"
     """
     folder.mkdir(parents=True, exist_ok=True)
     learning = [parameter for parameter in student.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.AdamW(learning, lr=run.learning_rate, betas=BETAS, weight_decay=0.0)
+    optimiser = torch.optim.AdamW(learning, lr=run.learning_rate, betas=run.betas, weight_decay=run.weight_decay)
     step, seconds = restore(student, folder, optimiser)
     began = saved = time.monotonic()
     sums: dict[str, float] = defaultdict(float)
