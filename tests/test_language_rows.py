@@ -1,0 +1,121 @@
+"""Rows to learn from: the product's prompts, the right answers, and mistakes where they belong."""
+
+import numpy as np
+import pytest
+
+from training.language.rows import CodedSong, Noise, Row, draw_song_row, draw_window_row, free_row, song_row, window_row
+from training.language.text import BrokenTokenizer
+from yue_cli import prompt
+from yue_cli.lyrics import parse
+from yue_cli.resources import resource
+from yue_cli.tokenizer import TOKENIZER_FILE, Tokenizer
+from yue_cli.vocab import Vocabulary
+
+FOLDER = resource("toy")
+VOCABULARY = Vocabulary.read(FOLDER)
+TOKENIZER = Tokenizer(FOLDER / TOKENIZER_FILE, VOCABULARY)
+NOISE = Noise(neighbours=(np.arange(1024)[:, None] + np.arange(1, 9)) % 1024, replaced=0.2, repeated=0.1, longest=4)
+
+
+def dice(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+@pytest.fixture
+def song() -> CodedSong:
+    sections = parse("[verse]\nThe harbour lights\n[chorus]\nCarry me home\n", "song").sections
+    numbers = np.random.default_rng(7)
+    tracks = [numbers.integers(0, 1024, (8, 100)) for _ in range(2)]
+    return CodedSong("folk calm", sections, (range(60), range(60, 100)), *tracks)
+
+
+def make_song_row(song: CodedSong, **more: object) -> Row:
+    return song_row(song, TOKENIZER, VOCABULARY, **{"length": 4096, "dice": dice(), **more})  # type: ignore[arg-type]
+
+
+def test_a_song_row_is_what_the_product_reads_and_sings(song: CodedSong) -> None:
+    row = make_song_row(song)
+    prompts = prompt.build(TOKENIZER, VOCABULARY, song.genre, song.sections)
+    frames = np.stack([song.vocal[0], song.instrumental[0]], axis=1)
+    sung = [
+        np.append(VOCABULARY.codebook_start + frames[span.start : span.stop].ravel(), VOCABULARY.end_of_audio)
+        for span in song.spans
+    ]
+    assert np.array_equal(row.ids, prompts.raw(sung))
+    assert np.array_equal(row.answers, row.ids)
+    assert row.weights.sum() == 2 * 100 + 2, "codes and both ends count, text does not"
+    assert np.array_equal(np.unique(row.ids[row.weights > 0])[:1], [VOCABULARY.end_of_audio])
+
+
+def test_a_row_ends_with_the_last_segment_that_fits(song: CodedSong) -> None:
+    whole = make_song_row(song)
+    shorter = make_song_row(song, length=len(whole) - 1)
+    assert shorter.weights.sum() == 2 * 60 + 1
+    assert np.array_equal(shorter.ids, whole.ids[: len(shorter)])
+
+
+def test_a_free_row_is_the_unconditional_row_of_guidance(song: CodedSong) -> None:
+    row = free_row(song, 1, VOCABULARY, dice=dice())
+    assert row.ids[0] == VOCABULARY.separator
+    assert row.weights.tolist() == [0.0] + [1.0] * 81
+    assert row.ids[1] == VOCABULARY.codebook_start + song.vocal[0, 60]
+
+
+def test_mistakes_are_read_and_never_the_answer(song: CodedSong) -> None:
+    clean, spoilt = make_song_row(song), make_song_row(song, noise=NOISE)
+    assert np.array_equal(spoilt.answers, clean.answers)
+    wrong = np.flatnonzero(spoilt.ids != clean.ids)
+    assert 10 < len(wrong) < 120
+    assert (clean.weights[wrong] > 0).all()
+    assert (spoilt.ids[wrong] != VOCABULARY.end_of_audio).all()
+
+
+def test_a_window_row_holds_prompt_and_frames(song: CodedSong) -> None:
+    row = window_row(song.vocal, range(10, 40), VOCABULARY, dice=dice())
+    head = [VOCABULARY.start_of_audio, VOCABULARY.stage_1, *(VOCABULARY.codebook_start + song.vocal[0, 10:40])]
+    assert row.ids[: 30 + 3].tolist() == [*head, VOCABULARY.stage_2]
+    assert np.array_equal(row.ids[33:], VOCABULARY.codes_to_ids(song.vocal[:, 10:40]))
+    assert row.weights[33:41].tolist() == pytest.approx([0, 1, 11 / 12, 10 / 12, 9 / 12, 8 / 12, 7 / 12, 0.5])
+
+
+def test_a_mistake_in_a_window_is_the_same_in_its_prompt_and_its_frames(song: CodedSong) -> None:
+    row = window_row(song.vocal, range(100), VOCABULARY, noise=NOISE, own_mistakes=0.1, dice=dice())
+    given, frames = row.ids[2:102], row.ids[103:].reshape(100, 8)
+    assert np.array_equal(given, frames[:, 0])
+    answers = row.answers[103:].reshape(100, 8)
+    assert np.array_equal(answers, VOCABULARY.codes_to_ids(song.vocal).reshape(100, 8))
+    assert 30 < (frames[:, 1:] != answers[:, 1:]).sum() < 110
+    books = (frames - VOCABULARY.codebook_start) // VOCABULARY.codebook_size
+    assert np.array_equal(books, np.tile(np.arange(8), (100, 1))), "a wrong code stays in its book"
+
+
+def test_drawn_rows_are_of_every_kind_and_repeat_with_their_seed(song: CodedSong) -> None:
+    rows = [draw_song_row([song], TOKENIZER, VOCABULARY, 4096, None, dice(seed)) for seed in range(60)]
+    again = [draw_song_row([song], TOKENIZER, VOCABULARY, 4096, None, dice(seed)) for seed in range(60)]
+    assert all(np.array_equal(row.ids, other.ids) for row, other in zip(rows, again, strict=True))
+    free = sum(row.ids[0] == VOCABULARY.separator for row in rows)
+    marker = TOKENIZER.encode("[start_of_reference]")
+    with_reference = sum(bytes(np.array(marker)) in bytes(row.ids) for row in rows)
+    assert free > 0
+    assert with_reference > 0
+    assert free + with_reference < 60
+    assert all(row.weights.sum() > 0 for row in rows)
+
+
+def test_windows_are_mostly_whole_and_stay_inside_the_track() -> None:
+    track = np.random.default_rng(0).integers(0, 1024, (8, 700))
+    song = CodedSong("", (), (), track, track)
+    rows = [draw_window_row([song], VOCABULARY, None, 0.0, dice(seed)) for seed in range(80)]
+    frames = [len(row) // 9 for row in rows]
+    assert max(frames) == 300
+    assert 50 < frames.count(300) < 80
+    assert min(frames) >= 30
+
+
+def test_broken_words_decode_to_the_same_text() -> None:
+    broken = BrokenTokenizer(FOLDER / TOKENIZER_FILE, VOCABULARY)
+    text = "The harbour lights are fading low"
+    cuts = {tuple(broken.encode(text)) for _ in range(20)}
+    assert len(cuts) > 5
+    pieces = broken._pieces
+    assert {pieces.decode(list(cut)) for cut in cuts} == {text}

@@ -1,0 +1,199 @@
+"""Rows of ids to learn from, in the prompt format that the product sings from.
+
+A row of stage 1 is a song with its prompt (and sometimes a reference), or, for guidance, the codes of one segment
+alone. A row of stage 2 is a window of one track. Text and given codes are read, not guessed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from yue_cli import prompt
+from yue_cli.lyrics import Section
+from yue_cli.tokenizer import Tokenizer
+from yue_cli.vocab import CODEBOOKS, FRAME_RATE, WINDOW_FRAMES, Vocabulary
+
+REFERENCE_SHARE, FREE_SHARE = 0.25, 0.15  # of the rows of stage 1; the rest has neither reference nor freedom
+REFERENCE_S = (3.0, 10.0)
+TAIL_SHARE = 0.15  # windows of stage 2 that are shorter than a whole one
+SHORTEST_TAIL = 30  # frames
+# Books that are heard less count less: from the first fine codebook to the last.
+BOOK_WEIGHTS = np.linspace(1.0, 0.5, CODEBOOKS - 1)
+
+
+@dataclass(frozen=True, eq=False)
+class CodedSong:
+    """A song of the corpus: texts, and its two tracks as codes int64 [K, T], T frames."""
+
+    genre: str
+    sections: tuple[Section, ...]
+    spans: tuple[range, ...]  # frames of each section
+    vocal: np.ndarray
+    instrumental: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """What is read, what should have been there, and how much each id counts as an answer (0: it is none)."""
+
+    ids: np.ndarray  # int64 [n], with mistakes
+    answers: np.ndarray  # int64 [n], without
+    weights: np.ndarray  # float32 [n]
+
+    @classmethod
+    def join(cls, parts: Sequence["Row"]) -> "Row":
+        return cls(
+            np.concatenate([part.ids for part in parts]),
+            np.concatenate([part.answers for part in parts]),
+            np.concatenate([part.weights for part in parts]),
+        )
+
+    @classmethod
+    def given(cls, ids: Sequence[int] | np.ndarray) -> "Row":
+        """Ids that nobody has to guess."""
+        array = np.asarray(ids, dtype=np.int64)
+        return cls(array, array, np.zeros(len(array), dtype=np.float32))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, eq=False)
+class Noise:
+    """Mistakes put into what a model reads, never into what it is to answer: it will read its own answers later.
+
+    neighbours: int64 [size of a codebook, n], for each code of codebook 0 those that sound nearest to it.
+    """
+
+    neighbours: np.ndarray
+    replaced: float = 0.03  # of the codes
+    repeated: float = 0.01  # of the frames, by the frame before
+    longest: int = 1  # frames that one mistake lasts at most
+
+    def spoil(self, codes: np.ndarray, dice: np.random.Generator) -> np.ndarray:
+        """Return codes of codebook 0, int64 [T], with mistakes."""
+        codes = codes.copy()
+        lengths = dice.integers(1, self.longest + 1, len(codes))
+        starts = np.flatnonzero(dice.random(len(codes)) < self.replaced / lengths.mean())
+        for start in starts:
+            place = slice(start, start + lengths[start])
+            codes[place] = self.neighbours[codes[place], dice.integers(self.neighbours.shape[1])]
+        held = 1 + np.flatnonzero(dice.random(len(codes) - 1) < self.repeated)
+        codes[held] = codes[held - 1]
+        return codes
+
+
+def song_row(
+    song: CodedSong,
+    tokenizer: Tokenizer,
+    vocabulary: Vocabulary,
+    *,
+    length: int,
+    reference: prompt.Reference | None = None,
+    noise: Noise | None = None,
+    dice: np.random.Generator,
+) -> Row:
+    """Write a song as stage 1 will read and sing it, up to the last whole segment that `length` ids hold."""
+    prompts = prompt.build(tokenizer, vocabulary, song.genre, song.sections, reference=reference)
+    parts = [Row.given(prompts.head), Row.given(prompts.reference)]
+    for text, span in zip(prompts.segments, song.spans, strict=True):
+        sung = _segment(song, span, vocabulary, noise, dice)
+        if sum(map(len, parts)) + len(text) + len(sung) > length:
+            break
+        parts += [Row.given(text), sung]
+    return Row.join(parts)
+
+
+def free_row(
+    song: CodedSong, section: int, vocabulary: Vocabulary, *, noise: Noise | None = None, dice: np.random.Generator
+) -> Row:
+    """Write one segment as the unconditional row of guidance sees it: the separator, then its codes."""
+    return Row.join([Row.given([vocabulary.separator]), _segment(song, song.spans[section], vocabulary, noise, dice)])
+
+
+def window_row(
+    track: np.ndarray,
+    frames: range,
+    vocabulary: Vocabulary,
+    *,
+    noise: Noise | None = None,
+    own_mistakes: float = 0.0,
+    dice: np.random.Generator,
+) -> Row:
+    """Write frames of a track [8, T] as stage 2 reads and fills them.
+
+    own_mistakes: the share of fine codes that are replaced by any other code of their book, as input only.
+    """
+    books = track[:, frames.start : frames.stop].astype(np.int64)
+    given = books.copy()
+    if noise is not None:
+        given[0] = noise.spoil(given[0], dice)
+    wrong = dice.random(given[1:].shape) < own_mistakes
+    given[1:][wrong] = dice.integers(0, vocabulary.codebook_size, int(wrong.sum()))
+    opening = [vocabulary.start_of_audio, vocabulary.stage_1]
+    head = Row.given([*opening, *vocabulary.codes_to_ids(given[:1]), vocabulary.stage_2])
+    weights = np.tile(np.concatenate([[0.0], BOOK_WEIGHTS]), len(frames)).astype(np.float32)
+    return Row.join([head, Row(vocabulary.codes_to_ids(given), vocabulary.codes_to_ids(books), weights)])
+
+
+def draw_song_row(
+    songs: Sequence[CodedSong],
+    tokenizer: Tokenizer,
+    vocabulary: Vocabulary,
+    length: int,
+    noise: Noise | None,
+    dice: np.random.Generator,
+) -> Row:
+    """Draw a row of stage 1: a song from its text, one that follows a reference, or a segment set free."""
+    song = songs[int(dice.integers(len(songs)))]
+    kind = dice.random()
+    if kind < FREE_SHARE:
+        return free_row(song, int(dice.integers(len(song.spans))), vocabulary, noise=noise, dice=dice)
+    reference = None
+    if kind < FREE_SHARE + REFERENCE_SHARE and len(song.spans) > 1:
+        # The last section is heard before the others are sung; itself it is not sung.
+        reference = _draw_reference(song, song.spans[-1], dice)
+        song = CodedSong(song.genre, song.sections[:-1], song.spans[:-1], song.vocal, song.instrumental)
+    return song_row(song, tokenizer, vocabulary, length=length, reference=reference, noise=noise, dice=dice)
+
+
+def draw_window_row(
+    songs: Sequence[CodedSong],
+    vocabulary: Vocabulary,
+    noise: Noise | None,
+    own_mistakes: float,
+    dice: np.random.Generator,
+) -> Row:
+    """Draw a row of stage 2: mostly whole windows, sometimes a short one as short songs have."""
+    song = songs[int(dice.integers(len(songs)))]
+    track = song.vocal if dice.random() < 0.5 else song.instrumental
+    whole = min(WINDOW_FRAMES, track.shape[1])
+    count = int(dice.integers(min(SHORTEST_TAIL, whole), whole + 1)) if dice.random() < TAIL_SHARE else whole
+    start = int(dice.integers(track.shape[1] - count + 1))
+    return window_row(track, range(start, start + count), vocabulary, noise=noise, own_mistakes=own_mistakes, dice=dice)
+
+
+def _segment(
+    song: CodedSong, span: range, vocabulary: Vocabulary, noise: Noise | None, dice: np.random.Generator
+) -> Row:
+    """Interleave a section's two tracks, the vocal first, and close it with end-of-audio."""
+
+    def interleave(tracks: list[np.ndarray]) -> np.ndarray:
+        ids = vocabulary.codes_to_ids(np.stack(tracks, axis=1).reshape(1, -1))
+        return np.append(ids, vocabulary.end_of_audio)
+
+    tracks = [track[0, span.start : span.stop].astype(np.int64) for track in (song.vocal, song.instrumental)]
+    answers = interleave(tracks)
+    ids = answers if noise is None else interleave([noise.spoil(track, dice) for track in tracks])
+    return Row(ids, answers, np.ones(len(ids), dtype=np.float32))
+
+
+def _draw_reference(song: CodedSong, span: range, dice: np.random.Generator) -> prompt.Reference:
+    """Draw a few seconds of a section: both tracks mostly, else one of them."""
+    frames = min(int(dice.uniform(*REFERENCE_S) * FRAME_RATE), len(span))
+    start = span.start + int(dice.integers(len(span) - frames + 1))
+    tracks = [track[:1, start : start + frames] for track in (song.vocal, song.instrumental)]
+    if dice.random() < 0.75:
+        return prompt.Reference(tracks[0], tracks[1], end_s=frames / FRAME_RATE)
+    return prompt.Reference(tracks[dice.integers(2)], end_s=frames / FRAME_RATE)
