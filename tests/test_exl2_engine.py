@@ -1,7 +1,6 @@
 """The suite of every engine over EXL2 weights: with a stand-in for exllamav2's extension, and on a GPU with itself."""
 
 import inspect
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from benchmarks.random_exl2 import write_model
 from tests import test_engines
 from tests.exl2_reader import read_weights
 from tests.exl2_stand_in import ExtensionStandIn
-from tests.test_engines import LENGTH, ROWS, assert_close, columns, random_ids
+from tests.test_engines import LENGTH, ROWS, WAYS, assert_close, columns, random_ids
 from tests.tiny_llama import CONFIG, Tensors, random_tensors
 from yue_cli.engines import describe, open_engine
 from yue_cli.engines.base import Engine
@@ -31,7 +30,7 @@ globals().update(
     }
 )
 
-_opened: dict[str, Engine] = {}
+_opened: dict[tuple[str, str], Engine] = {}
 
 
 @pytest.fixture(scope="module")
@@ -67,17 +66,19 @@ def here(monkeypatch: pytest.MonkeyPatch) -> ExtensionStandIn:
     return stand_in
 
 
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def engine(request: pytest.FixtureRequest, checkpoint: Path) -> Iterator[Engine]:
+@pytest.fixture(params=WAYS, ids="-".join)
+def engine(request: pytest.FixtureRequest, checkpoint: Path) -> Engine:
+    place, mode = request.param
     if request.param not in _opened:
-        if request.param == "cpu":
+        if place == "cpu":
             request.getfixturevalue("here")
-        _opened[request.param] = opened(checkpoint, torch.device(request.param))
+        _opened[request.param] = opened(checkpoint, torch.device(place), mode=mode)
     return _opened[request.param]
 
 
-def opened(checkpoint: Path, device: torch.device) -> Engine:
-    return open_engine("auto", checkpoint, rows=ROWS, length=LENGTH, device=device, dtype=torch.float32)
+def opened(checkpoint: Path, device: torch.device, mode: str = "auto", cache: str = "auto") -> Engine:
+    dtype = torch.float32  # whatever is asked for
+    return open_engine("auto", checkpoint, rows=ROWS, length=LENGTH, device=device, dtype=dtype, mode=mode, cache=cache)
 
 
 def test_rows_do_not_see_each_other(engine: Engine, dtype: torch.dtype) -> None:
@@ -116,6 +117,17 @@ def test_an_engine_tells_its_facts(engine: Engine, checkpoint: Path) -> None:
     assert facts.cache_bytes_per_token == 2 * 2 * 2 * 64 * 2
     planned = facts.parameter_bytes + facts.cache_bytes_per_token * ROWS * LENGTH
     assert planned <= engine.memory < 1.2 * planned
+
+
+def test_keys_and_values_may_be_bytes(here: ExtensionStandIn, checkpoint: Path, dtype: torch.dtype) -> None:
+    plain = opened(checkpoint, torch.device("cpu"))
+    small = opened(checkpoint, torch.device("cpu"), cache="int8")
+    facts = describe(checkpoint, dtype=torch.float32, cache="int8")
+    assert facts.cache_bytes_per_token < 0.6 * describe(checkpoint, dtype=torch.float32).cache_bytes_per_token
+    assert small.memory < plain.memory
+    ids = random_ids(40)
+    difference = (small.prefill([ids]) - plain.prefill([ids])).abs().max()
+    assert 0 < difference < 0.3
 
 
 def test_what_is_planned_is_what_the_weights_take(here: ExtensionStandIn, checkpoint: Path) -> None:

@@ -67,10 +67,7 @@ def open_engine(
     capability: float | None,
     emit: Emit,
 ) -> "NativeEngine":
-    """Load a checkpoint folder. Raises CheckpointError and EngineError.
-
-    Steps are not recorded unless that is asked for: whether exllamav2's kernels can be is not known.
-    """
+    """Load a checkpoint folder. Raises CheckpointError and EngineError."""
     from yue_cli.engines.exl2.loader import load
     from yue_cli.engines.native.engine import NativeEngine, enough_memory, needs
 
@@ -100,7 +97,7 @@ def open_engine(
             rows=rows,
             length=length,
             cache_format=cache,
-            mode="eager" if mode == "auto" else mode,
+            mode=mode,
             capability=capability,
         )
 
