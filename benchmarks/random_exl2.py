@@ -9,7 +9,6 @@ nearest value, without calibration; exllamav2's own converter is for models that
 import argparse
 import json
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,12 +17,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from yue_cli.engines.exl2.format import BITS, METHOD, SHORTEST_GROUP, WIDTH_STEP
+from yue_cli.models import SIZES
 from yue_cli.resources import resource
 from yue_cli.tokenizer import TOKENIZER_FILE
-
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from benchmarks.random_checkpoint import SHARED, STAGES
 
 GROUP = 128  # quantized rows that share a scale
 _GROUP_BITS = 4 / GROUP  # what a weight costs beside its value
@@ -32,13 +28,13 @@ _GROUP_BITS = 4 / GROUP  # what a weight costs beside its value
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--stage", choices=STAGES, default="stage1")
+    parser.add_argument("--stage", choices=SIZES, default="stage1")
     parser.add_argument("--bits", type=float, default=4.25, help="bits a weight of the layers")
     parser.add_argument("--head-bits", type=float, default=6, help="bits a weight of the output head")
     parser.add_argument("--layers", type=int, default=32)
     parser.add_argument("--device", default="cpu", help="where the weights are drawn")
     arguments = parser.parse_args()
-    config = SHARED | STAGES[arguments.stage] | {"num_hidden_layers": arguments.layers}
+    config = SIZES[arguments.stage] | {"architectures": ["LlamaForCausalLM"], "num_hidden_layers": arguments.layers}
     write_model(
         arguments.folder, config, arguments.bits, arguments.head_bits, generator=torch.Generator(arguments.device)
     )
