@@ -3,7 +3,8 @@
 import numpy as np
 
 from yue_cli.artifacts import TRACKS, Manifest, Tokens, describe_files, write_tokens
-from yue_cli.project import Project, SegmentRecord
+from yue_cli.project import SEATS_FILE, Project, SegmentRecord, encode_seats
+from yue_cli.seats import Seat
 
 RECIPES = {
     "stage1": {"rules": "yue", "seed": "7"},
@@ -49,6 +50,13 @@ def make_stage(project: Project, stage: str, value: int = 5, recipe=None, inputs
         seed=7,
     )
     project.finish(stage, manifest)
+
+
+def begin_windows(project: Project, key: str = "key", count: int = 20) -> list[Seat]:
+    """Begin a stage 2 as the pipeline does, and return its seats."""
+    seats = [Seat(4, number % 4) for number in range(count)]
+    project.begin("stage2", {SEATS_FILE: encode_seats(seats, key)})
+    return seats
 
 
 def make_song(project: Project, value: int = 5) -> None:

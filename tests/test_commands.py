@@ -162,30 +162,34 @@ def test_an_interrupted_run_says_what_is_kept_and_goes_on_there(finished_song, m
 def test_a_run_interrupted_between_batches_goes_on_with_the_same_rows(finished_song, monkeypatch, place):
     song = Path(shutil.copytree(finished_song, place / "song"))
     shutil.rmtree(song / "stage2")
-    save = Project.save_batch
+    save = Project.save_windows
 
-    def save_or_stop(project, number, ids):
-        if number == 1:
+    def save_or_stop(project, filled):
+        if 1 in filled:
             raise KeyboardInterrupt
-        save(project, number, ids)
+        save(project, filled)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Project, "save_batch", save_or_stop)
+        patch.setattr(Project, "save_windows", save_or_stop)
         outcome = yue("stage2", "song", "--set", "execution.rows=1")
     assert outcome.code == 130
-    assert outcome.err.endswith("interrupted: 1 of 2 batches of stage 2 are kept. The same command goes on.\n")
+    assert outcome.err.endswith("interrupted: 1 of 2 windows of stage 2 are kept. The same command goes on.\n")
     told = done("stage2", "song", "--set", "execution.rows=2").err
-    assert "stage 2  1 of 2 batches are there · going on\n" in told
+    assert "stage 2  1 of 2 windows of stage 2 are there · going on\n" in told
     assert done("status", "song", "--json").answer["stages"][1]["engine"]["rows"] == "1"
     assert np.load(song / "stage2" / "vocal.npy").shape == (8, 8)
-    assert not (song / "stage2" / "batches").exists()
+    assert not (song / "stage2" / "windows").exists()
 
 
 def test_a_run_interrupted_after_a_stage_says_that_it_is_kept(place, monkeypatch):
-    def stop(project, key, rows):
-        raise KeyboardInterrupt
+    begin = Project.begin
 
-    monkeypatch.setattr(Project, "begin_batches", stop)
+    def stop(project, stage, keep=None):
+        if stage == "stage2":
+            raise KeyboardInterrupt
+        return begin(project, stage, keep)
+
+    monkeypatch.setattr(Project, "begin", stop)
     outcome = yue("run", "song", *SHORT, "--lyrics", "lyrics.txt", "--genre", GENRE)
     assert outcome.code == 130
     assert outcome.err.endswith("interrupted: stage 1 is kept. The same command goes on after it.\n")

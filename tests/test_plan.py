@@ -28,6 +28,7 @@ OTHER = {
     "execution.rows": 4,
     "execution.stage1_weights": "native-8bit",
     "execution.stage2_weights": "native-4bit",
+    "execution.songs": 4,
     "execution.cache": "int8",
     "execution.mode": "graphs",
     "execution.memory_limit": 8.0,

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from tests.folders import contents, refusing_folder, small_disk
-from tests.library import make_song, make_stage, record, state, tokens
+from tests.library import begin_windows, make_song, make_stage, record, state, tokens
 from yue_cli import project as projects
 from yue_cli.artifacts import MANIFEST_FILE, Manifest, write_array, write_tokens
 from yue_cli.errors import ArtifactError, ProjectInUseError, StorageError
-from yue_cli.project import STAGES, Project
+from yue_cli.project import SEATS_FILE, STAGES, Project, encode_seats
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_a_whole_stage_is_current_while_nothing_changes(song, stage):
 
 def test_a_stage_without_manifest_but_with_finished_parts_is_unfinished(project):
     project.save_segment(record(1))
-    project.begin_batches("key", rows=4)
+    begin_windows(project)
     assert seen(project, "stage1") == ("unfinished", "the run that made it did not end")
     assert seen(project, "stage2") == ("unfinished", "the run that made it did not end")
     assert not state(project, "stage1").is_usable
@@ -210,12 +210,12 @@ def test_raw_arrays_that_cannot_be_tokens_are_kept_each_time(project):
 
 
 def test_finishing_a_stage_drops_its_half_way_files_after_the_manifest(project, monkeypatch):
-    project.begin_batches("key", rows=2)
-    project.save_batch(0, np.zeros((2, 3, 8), np.int32))
+    begin_windows(project)
+    project.save_windows({0: np.zeros((3, 8), np.int32)})
     order = []
-    write, drop = Manifest.write, Project._drop_batches
+    write, drop = Manifest.write, Project._drop_half_way
     monkeypatch.setattr(Manifest, "write", lambda *given: (order.append("manifest"), write(*given)))
-    monkeypatch.setattr(Project, "_drop_batches", lambda *given: (order.append("drop"), drop(*given)))
+    monkeypatch.setattr(Project, "_drop_half_way", lambda *given: (order.append("drop"), drop(*given)))
     project.finish("stage2", Manifest("stage2", {}, {}, {}, 1.0, 1.0))
     assert order == ["manifest", "drop"]
     assert contents(project.folder("stage2")).keys() == {MANIFEST_FILE}
@@ -380,12 +380,12 @@ def test_a_new_folder_that_was_whole_takes_the_place_of_the_old_one(song):
 def test_a_new_folder_whose_old_one_is_in_history_already_takes_its_place(song):
     old = contents(song.folder("stage2"))
     archived = song.archive("stage2")
-    (song.root / ".stage2.new" / "batches").mkdir(parents=True)
-    (song.root / ".stage2.new" / "batches" / "batches.json").write_bytes(b"{}")
+    (song.root / ".stage2.new" / "windows").mkdir(parents=True)
+    (song.root / ".stage2.new" / SEATS_FILE).write_bytes(b"{}")
     lock_and_release(song)
     assert contents(archived) == old
     assert list((song.root / "history").iterdir()) == [archived]
-    assert contents(song.folder("stage2")) == {"batches": None, "batches/batches.json": b"{}"}
+    assert contents(song.folder("stage2")) == {"windows": None, SEATS_FILE: b"{}"}
 
 
 def test_half_written_files_are_swept_up_everywhere(song):
@@ -396,18 +396,20 @@ def test_half_written_files_are_swept_up_everywhere(song):
     assert contents(song.root) == before
 
 
-def test_batches_left_beside_a_manifest_are_dropped(song):
+def test_windows_and_seats_left_beside_a_manifest_are_dropped(song):
     before = contents(song.root)
-    batches = song.folder("stage2") / "batches"
-    batches.mkdir()
-    (batches / "000.npy").write_bytes(b"x")
+    windows = song.folder("stage2") / "windows"
+    windows.mkdir()
+    (windows / "000.npy").write_bytes(b"x")
+    for stage in ("stage1", "stage2"):
+        (song.folder(stage) / SEATS_FILE).write_bytes(b"{}")
     lock_and_release(song)
     assert contents(song.root) == before
 
 
-def test_batches_without_a_manifest_stay(project):
-    project.begin_batches("key", rows=2)
-    project.save_batch(0, np.ones((2, 3, 8), np.int32))
+def test_windows_without_a_manifest_stay(project):
+    begin_windows(project)
+    project.save_windows({0: np.ones((3, 8), np.int32)})
     before = contents(project.root)
     lock_and_release(project)
     assert contents(project.root) == before
@@ -451,7 +453,7 @@ def test_begin_may_be_killed_at_any_step_and_loses_nothing(song, monkeypatch, st
     assert {name: held for name, held in found.items() if not name.startswith(("stage1", "history"))} == others
 
 
-# Segments and batches
+# Segments, seats and windows
 
 
 def test_segments_come_back_in_order_as_they_were_saved(project):
@@ -516,35 +518,46 @@ def test_a_damaged_segment_is_told_and_never_guessed_at(project, break_it, said)
     assert "\n" not in str(refused.value)
 
 
-def test_batches_come_back_with_their_rows_while_their_key_holds(project):
-    project.begin_batches("key", rows=4)
-    for number in (0, 12):
-        project.save_batch(number, np.full((4, 3, 8), number, np.int32))
-    rows, found = project.batches("key")
-    assert rows == 4
-    assert {number: int(batch[0, 0, 0]) for number, batch in found.items()} == {0: 0, 12: 12}
-    assert project.batches("another key") is None
+def test_seats_come_back_while_their_key_holds(project):
+    seats = begin_windows(project)
+    assert project.seats("stage2", "key") == seats
+    assert project.seats("stage2", "another key") is None
+    assert project.seats("stage1") is None
+    project.save_seats("stage2", encode_seats(seats[:2], "key"))
+    assert project.seats("stage2", "key") == seats[:2]
 
 
-def test_batches_of_nothing_are_none(project):
-    assert project.batches("key") is None
+def test_windows_come_back_by_number_and_neighbours_share_a_file(project):
+    begin_windows(project)
+    project.save_windows({number: np.full((3, 8), number, np.int32) for number in (12, 0, 1, 2)})
+    project.save_windows({3: np.full((5, 8), 3, np.int32)})
+    found = project.windows()
+    assert {number: int(ids[0, 0]) for number, ids in found.items()} == {number: number for number in (0, 1, 2, 3, 12)}
+    assert (found[2].shape, found[3].shape) == ((3, 8), (5, 8))
+    files = sorted(path.name for path in (project.folder("stage2") / "windows").iterdir())
+    assert files == ["000.npy", "003.npy", "012.npy"]
 
 
-def test_a_damaged_batch_says_that_it_may_be_removed(project):
-    project.begin_batches("key", rows=4)
-    write_array(project.folder("stage2") / "batches" / "000.npy", np.zeros((1, 1, 8)))
+def test_windows_of_nothing_are_none(project):
+    assert project.windows() == {}
+
+
+def test_a_damaged_window_says_that_it_may_be_removed(project):
+    begin_windows(project)
+    project.save_windows({0: np.zeros((1, 8), np.int32)})
+    write_array(project.folder("stage2") / "windows" / "000.npy", np.zeros((1, 1, 8)))
     with pytest.raises(
-        ArtifactError, match=r"000\.npy: expected integers, .*; remove it, and yue decodes this batch again\.$"
+        ArtifactError, match=r"000\.npy: expected integers, .*; remove it, and yue decodes its windows again\.$"
     ):
-        project.batches("key")
+        project.windows()
 
 
-@pytest.mark.parametrize("text", ["{", '{"format": "yue-batches", "version": 1, "key": "key"}'])
-def test_damaged_facts_about_batches_are_told(project, text):
-    project.begin_batches("key", rows=4)
-    (project.folder("stage2") / "batches" / "batches.json").write_text(text)
-    with pytest.raises(ArtifactError, match=r"batches\.json: "):
-        project.batches("key")
+@pytest.mark.parametrize("text", ["{", '{"format": "yue-seats", "version": 1, "key": "key"}'])
+def test_damaged_seats_are_told(project, text):
+    begin_windows(project)
+    (project.folder("stage2") / SEATS_FILE).write_text(text)
+    with pytest.raises(ArtifactError, match=r"seats\.json: "):
+        project.seats("stage2", "key")
 
 
 # The codes of reference audio

@@ -1,5 +1,7 @@
 """Stage 2: cutting into windows and batches, decoding them, and joining what was decoded."""
 
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,19 +13,18 @@ from hypothesis import strategies as st
 from tests.counting_engine import CountingEngine
 from tests.tiny_llama import CONFIG, write_checkpoint
 from yue_cli.engines import open_engine
+from yue_cli.engines.base import Engine
 from yue_cli.errors import ArtifactError
 from yue_cli.events import Event, Finished, Progress
-from yue_cli.seats import LADDER
 from yue_cli.settings import Stage2Settings
 from yue_cli.stages.stage2 import (
-    Batch,
-    Plan,
+    Task,
     Window,
     assemble,
     cache_length,
-    count_windows,
+    cut,
+    deal_seats,
     decode,
-    plan,
 )
 from yue_cli.vocab import WINDOW_FRAMES, Vocabulary
 
@@ -52,26 +53,19 @@ def random_tracks(frames: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 # Windows and batches
 
 
-@given(st.integers(0, 3000), st.sampled_from(["overlap", "short"]), st.sampled_from(LADDER))
-def test_windows_keep_every_frame_of_both_tracks_once(frames: int, tail: str, rows: int) -> None:
-    made = plan(frames, tail, rows)
+@given(st.integers(0, 3000), st.sampled_from(["overlap", "short"]))
+def test_windows_keep_every_frame_of_both_tracks_once(frames: int, tail: str) -> None:
     kept = np.zeros((2, frames), dtype=int)
-    for batch in made.batches:
-        assert batch.rows in LADDER
-        assert len(batch.windows) <= batch.rows <= rows
-        assert len({window.length for window in batch.windows}) == 1
-        for window in batch.windows:
-            assert 0 <= window.start <= window.kept.start < window.kept.stop <= frames
-            assert 1 <= window.length <= WINDOW_FRAMES
-            kept[window.track, window.kept] += 1
+    for window in cut(frames, tail):
+        assert 0 <= window.start <= window.kept.start < window.kept.stop <= frames
+        assert 1 <= window.length <= WINDOW_FRAMES
+        kept[window.track, window.kept] += 1
     assert (kept == 1).all()
-    assert sum(len(batch.windows) for batch in made.batches) == count_windows(frames, tail)
 
 
 def windows_of(frames: int, tail: str) -> list[tuple[int, int, int]]:
     """List start, length and first kept frame of the vocal's windows."""
-    batches = plan(frames, tail, 64).batches
-    return [(w.start, w.length, w.kept_from) for batch in batches for w in batch.windows if w.track == 0]
+    return [(w.start, w.length, w.kept_from) for w in cut(frames, tail) if w.track == 0]
 
 
 def test_the_last_window_overlaps_the_one_before() -> None:
@@ -86,20 +80,52 @@ def test_whole_windows_need_no_tail_and_short_tracks_have_nothing_else(tail: str
     assert windows_of(0, tail) == []
 
 
+def batches_of(songs: Sequence[int], tail: str, rows: int) -> list[tuple[int, int]]:
+    """List how many windows sit in each batch, and its rows."""
+    engine = CountingEngine(climb, rows=rows)
+    tasks = tasks_of([random_tracks(frames) for frames in songs], tail, rows)
+    settings = Stage2Settings(restrict_picks=True, tail=tail)
+    filled = [sum(map(len, batch.values())) for batch in decode(engine, TINY, tasks, settings=settings)]
+    return list(zip(filled, map(len, engine.prefills), strict=True))
+
+
+def tasks_of(songs: Sequence[tuple[np.ndarray, np.ndarray]], tail: str, rows: int) -> list[Task]:
+    windows = [cut(tracks[0].shape[1], tail) for tracks in songs]
+    return [Task(*each, finished={}) for each in zip(songs, windows, deal_seats(windows, rows), strict=True)]
+
+
 def test_both_tracks_share_batches() -> None:
-    rows = [(len(batch.windows), batch.rows) for batch in plan(23 * 150, "overlap", 20).batches]
-    assert rows == [(20, 20), (4, 4)]  # 12 windows a track
-    assert [(len(b.windows), b.rows) for b in plan(650, "short", 4).batches] == [(4, 4), (2, 2)]
-    assert [(len(b.windows), b.rows) for b in plan(900, "short", 64).batches] == [(6, 8)]
+    assert batches_of([23 * 150], "overlap", 20) == [(20, 20), (4, 4)]  # 12 windows a track
+    assert batches_of([650], "short", 4) == [(4, 4), (2, 2)]
+    assert batches_of([900], "short", 64) == [(6, 8)]
+
+
+def test_windows_of_one_length_of_all_songs_share_batches() -> None:
+    assert batches_of([900, 300], "short", 8) == [(8, 8)]
+    assert batches_of([350, 310, 350], "short", 4) == [(4, 4), (2, 2), (4, 4), (2, 2)], "300, 50 and 10 frames long"
 
 
 # Decoding
 
 
-def decode_all(engine: CountingEngine, frames: int, settings: Stage2Settings, rows: int = 4) -> tuple[np.ndarray, ...]:
-    batches = dict(decode(engine, TINY, random_tracks(frames), settings=settings, rows=rows, finished={}))
-    made = plan(frames, str(settings.tail), rows)
-    return assemble(made, batches, TINY, restrict_picks=bool(settings.restrict_picks))
+def fill(
+    engine: Engine,
+    tasks: Sequence[Task],
+    settings: Stage2Settings,
+    emit: Callable[[Event], None] = lambda event: None,
+) -> list[dict[int, np.ndarray]]:
+    """Return the windows of each song, those that were finished included."""
+    filled = [dict(task.finished) for task in tasks]
+    for batch in decode(engine, TINY, tasks, settings=settings, emit=emit):
+        for number, windows in batch.items():
+            filled[number] |= windows
+    return filled
+
+
+def decode_all(engine: Engine, frames: int, settings: Stage2Settings, rows: int = 4) -> tuple[np.ndarray, ...]:
+    [task] = tasks_of([random_tracks(frames)], str(settings.tail), rows)
+    [filled] = fill(engine, [task], settings)
+    return assemble(frames, task.windows, filled, TINY, restrict_picks=bool(settings.restrict_picks))
 
 
 @pytest.mark.parametrize("settings", [RESTRICTED, REFERENCE], ids=["restricted", "reference"])
@@ -132,29 +158,45 @@ def test_each_pick_comes_from_its_own_codebook_or_from_any() -> None:
 
 def test_a_batch_is_padded_to_a_step_of_the_ladder() -> None:
     engine = CountingEngine(climb)
-    results = dict(decode(engine, TINY, random_tracks(900), settings=RESTRICTED, rows=8, finished={}))
+    [filled] = fill(engine, tasks_of([random_tracks(900)], "overlap", 8), RESTRICTED)
     assert len(engine.prefills[0]) == 8
     assert engine.prefills[0][5] == engine.prefills[0][6] == engine.prefills[0][7]
-    assert results[0].shape == (6, 300, 8)
-    assert results[0].dtype == np.int32
+    assert sorted(filled) == list(range(6))
+    assert filled[0].shape == (300, 8)
+    assert filled[0].dtype == np.int32
 
 
-def test_finished_batches_are_not_made_again() -> None:
-    tracks = random_tracks(600)
-    whole = dict(decode(CountingEngine(climb), TINY, tracks, settings=RESTRICTED, rows=2, finished={}))
-    assert list(whole) == [0, 1]
+def test_finished_windows_are_not_made_again_and_the_others_keep_their_places() -> None:
+    tracks = [random_tracks(600), random_tracks(300, seed=1)]
+    tasks = tasks_of(tracks, "overlap", 8)
     engine = CountingEngine(climb)
-    rest = dict(decode(engine, TINY, tracks, settings=RESTRICTED, rows=2, finished={0: whole[0]}))
-    assert list(rest) == [1]
-    assert len(engine.prefills) == 1
-    np.testing.assert_array_equal(rest[1], whole[1])
+    whole = fill(engine, tasks, RESTRICTED)
+    [together] = engine.prefills
+    left = [replace(tasks[0], finished={0: whole[0][0], 2: whole[0][2]}), replace(tasks[1], finished=whole[1])]
+    engine = CountingEngine(climb)
+    again = fill(engine, left, RESTRICTED)
+    [rows] = engine.prefills
+    assert (rows[1], rows[3]) == (together[1], together[3])
+    assert len(rows) == 8
+    for before, after in zip(whole, again, strict=True):
+        assert before.keys() == after.keys()
+        for number in before:
+            np.testing.assert_array_equal(before[number], after[number])
+
+
+def test_songs_together_are_the_songs_alone() -> None:
+    tracks = [random_tracks(frames, seed=frames) for frames in (310, 20, 600)]
+    together = fill(CountingEngine(climb), tasks_of(tracks, "overlap", 4), RESTRICTED)
+    for both, filled in zip(tracks, together, strict=True):
+        [alone] = fill(CountingEngine(climb), tasks_of([both], "overlap", 4), RESTRICTED)
+        assert alone.keys() == filled.keys()
+        for number in alone:
+            np.testing.assert_array_equal(alone[number], filled[number])
 
 
 def test_events_tell_the_stage_as_a_whole() -> None:
     events: list[Event] = []
-    tracks = random_tracks(310)
-    for _ in decode(CountingEngine(climb), TINY, tracks, settings=REFERENCE, rows=4, finished={}, emit=events.append):
-        pass
+    fill(CountingEngine(climb), tasks_of([random_tracks(310)], "short", 4), REFERENCE, events.append)
     progress = [event for event in events if isinstance(event, Progress)]
     assert {(event.topic, event.label, event.total, event.unit) for event in progress} == {
         ("stage 2", "", 7 * 310, "steps")
@@ -185,7 +227,7 @@ def test_events_tell_the_stage_as_a_whole() -> None:
 )
 def test_tracks_that_cannot_be_decoded(vocal: np.ndarray, instrumental: np.ndarray, text: str) -> None:
     with pytest.raises(ArtifactError) as error:
-        next(decode(CountingEngine(), TINY, (vocal, instrumental), settings=RESTRICTED, rows=1, finished={}))
+        fill(CountingEngine(), [Task((vocal, instrumental), [], [], {})], RESTRICTED)
     assert str(error.value) == text
 
 
@@ -196,8 +238,9 @@ def test_rows_of_real_numbers_do_not_depend_on_the_batch(tmp_path: Path) -> None
         engine = open_engine(
             "native", folder, rows=rows, length=cache_length(20), device=torch.device("cpu"), dtype=torch.float32
         )
-        batches = dict(decode(engine, TINY, tracks, settings=RESTRICTED, rows=rows, finished={}))
-        results.append(assemble(plan(20, "overlap", rows), batches, TINY, restrict_picks=True))
+        [task] = tasks_of([tracks], "overlap", rows)
+        [filled] = fill(engine, [task], RESTRICTED)
+        results.append(assemble(20, task.windows, filled, TINY, restrict_picks=True))
     np.testing.assert_array_equal(results[0], results[1])
 
 
@@ -208,8 +251,8 @@ def repaired(row: list[int]) -> list[int]:
     """Let `assemble` repair a row of codebook 1; the other rows hold code 0. Codes may be given as 8 and more."""
     ids = np.tile(20 + 8 * np.arange(8), (2, len(row), 1))
     ids[0, :, 1] = np.array(row) + 28
-    made = Plan(len(row), (Batch((Window(0, 0, len(row)), Window(1, 0, len(row))), rows=2),))
-    vocal, _ = assemble(made, {0: ids.astype(np.int32)}, TINY, restrict_picks=False)
+    windows = [Window(0, 0, len(row)), Window(1, 0, len(row))]
+    vocal, _ = assemble(len(row), windows, dict(enumerate(ids.astype(np.int32))), TINY, restrict_picks=False)
     assert vocal.dtype == np.uint32
     codes: list[int] = vocal[1].tolist()
     return codes

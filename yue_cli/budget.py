@@ -15,7 +15,7 @@ from yue_cli.engines import AUTO, ModelFacts
 from yue_cli.errors import ArtifactError, EngineError, LyricsError, OutOfMemory
 from yue_cli.models import EIGHT_BIT, FOUR_BIT
 from yue_cli.resources import expanded
-from yue_cli.settings import WEIGHTS, Layer, combine, flatten
+from yue_cli.settings import WEIGHTS, Layer, Stage1Settings, combine, flatten
 from yue_cli.stages import stage1, stage2
 from yue_cli.stages.stage1 import TOKENS_A_SECOND
 from yue_cli.tokenizer import TOKENIZER_FILE, Tokenizer
@@ -45,6 +45,7 @@ class Need:
     work: int
     rows: int | None = None
     length: int | None = None  # tokens of a row
+    songs: int | None = None  # stage 1: that are sung together
 
     @property
     def certain(self) -> int:
@@ -66,16 +67,20 @@ class Disk:
     download_free: int
 
 
-def needs(bench: Workbench, stages: Sequence[str]) -> list[Need]:
-    """Weigh the stages that are to be made. Raises LyricsError without words, CheckpointError for a broken model."""
-    found = []
+def needs(bench: Workbench, stages: Sequence[str], others: Sequence[Workbench] = ()) -> list[Need]:
+    """Weigh the stages that are to be made for a song, and for `others` in its company.
+
+    Raises LyricsError without words, CheckpointError for a broken model.
+    """
+    found, benches = [], [bench, *others]
     for stage in stages:
         if stage == "stage1":
-            found.append(_weigh_stage1(bench))
+            found.append(_weigh_stage1(benches))
         elif stage == "stage2":
-            found.append(_weigh_stage2(bench, "stage1" in stages))
+            found.append(_weigh_stage2(benches, "stage1" in stages))
         else:
-            found.append(_weigh_codec(bench, stage, "stage1" in stages))
+            longest = max(count_frames(each, "stage1" in stages) for each in benches)
+            found.append(_weigh_codec(bench, stage, longest))
     return found
 
 
@@ -140,6 +145,8 @@ def describe(need: Need) -> str:
     words = f"{need.weights / 1e9:.1f} GB of weights"
     if need.rows is not None and need.length is not None:
         rows = "1 row" if need.rows == 1 else f"{need.rows} rows"
+        if need.songs is not None and need.songs > 1:
+            rows = f"{need.songs} songs at once, {rows}"
         words += f", {need.cache / 1e9:.1f} GB of cache for {rows} of {need.length:,} tokens"
     return words
 
@@ -165,11 +172,23 @@ def as_json(need: Need) -> dict[str, Any]:
     return facts | {"total": need.total}
 
 
-def choose_rows(bench: Workbench, frames: int, facts: ModelFacts, length: int) -> int:
+def choose_songs(benches: Sequence[Workbench], facts: ModelFacts, length: int) -> int:
+    """Choose how many songs are sung together: all of them, or as many as free memory holds."""
+    bench = benches[0]
+    # A run that was stopped may have dealt seats among more.
+    dealt = [seat.rows for each in benches for seat in each.project.seats("stage1") or []]
+    wanted = max(len(benches), *dealt, 1)
+    songs = bench.settings.execution.songs
+    if songs is not None:
+        return seats.ladder_step(min(songs, wanted))
+    row = facts.cache_bytes_per_token * length
+    free = bench.free_bytes() - facts.parameter_bytes - _work(bench, facts, length)
+    return seats.rows_that_fit(free, bytes_per_row=stage1.needed_rows(bench.settings.stage1) * row, wanted=wanted)
+
+
+def choose_rows(bench: Workbench, windows: int, facts: ModelFacts, length: int) -> int:
     """Choose how many windows of stage 2 are decoded together: all of them, or as many as free memory holds."""
-    tail, rows = bench.settings.stage2.tail, bench.settings.execution.rows
-    assert tail is not None, "settings must be resolved"
-    windows = stage2.count_windows(frames, tail)
+    rows = bench.settings.execution.rows
     if rows is not None:
         return seats.ladder_step(min(rows, windows))
     free = bench.free_bytes() - facts.parameter_bytes - _work(bench, facts, length)
@@ -202,13 +221,22 @@ def published_facts(part: str, item_bytes: int, format: str | None = None, cache
     )
 
 
-def _weigh_stage1(bench: Workbench) -> Need:
-    lyrics, wanted, genre = bench.request.lyrics, bench.request.segments, bench.request.song.genre
-    if lyrics is None or wanted is None or genre is None:
-        raise LyricsError(f"{bench.project.root} has no lyrics.txt or no genre.txt: give --lyrics and --genre.")
+def _weigh_stage1(benches: Sequence[Workbench]) -> Need:
+    bench = benches[0]
     name, model = _find(bench, "stage1")
     facts = _facts(bench, "stage1", model)
     settings = replace(bench.settings.stage1, context=min(bench.settings.stage1.context, facts.max_length))
+    length = max(_prompt_tokens(each, model, settings) for each in benches)
+    songs = choose_songs(benches, facts, length)
+    rows = stage1.needed_rows(settings) * songs
+    return replace(_need(bench, "stage1", name, model, facts, rows, length), songs=songs)
+
+
+def _prompt_tokens(bench: Workbench, model: ModelFolder | None, settings: Stage1Settings) -> int:
+    """Count the tokens of a song's longest row."""
+    lyrics, wanted, genre = bench.request.lyrics, bench.request.segments, bench.request.song.genre
+    if lyrics is None or wanted is None or genre is None:
+        raise LyricsError(f"{bench.project.root} has no lyrics.txt or no genre.txt: give --lyrics and --genre.")
     if model is not None and (model.path / TOKENIZER_FILE).is_file():
         vocabulary = Vocabulary.read(model.path)
         tokenizer = Tokenizer(model.path / TOKENIZER_FILE, vocabulary)
@@ -218,8 +246,7 @@ def _weigh_stage1(bench: Workbench) -> Need:
         # About three bytes of text make one token; the lyrics are read as a whole and once more part by part.
         text = 2 * sum(len(section.prompt_text.encode()) for section in lyrics.sections) + len(genre.encode())
         length = text // 3 + wanted * (settings.max_new_tokens + 1)
-    length = min(settings.context, length + _reference_tokens(bench))
-    return _need(bench, "stage1", name, model, facts, stage1.needed_rows(settings), length)
+    return min(settings.context, length + _reference_tokens(bench))
 
 
 def _reference_tokens(bench: Workbench) -> int:
@@ -231,14 +258,18 @@ def _reference_tokens(bench: Workbench) -> int:
     return tracks * round((asked.end_s - asked.start) * FRAME_RATE)
 
 
-def _weigh_stage2(bench: Workbench, after_stage1: bool) -> Need:
+def _weigh_stage2(benches: Sequence[Workbench], after_stage1: bool) -> Need:
+    bench = benches[0]
+    tail = bench.settings.stage2.tail
+    assert tail is not None, "settings must be resolved"
     name, model = _find(bench, "stage2")
-    facts, frames = _facts(bench, "stage2", model), count_frames(bench, after_stage1)
-    length = stage2.cache_length(min(frames, WINDOW_FRAMES))
-    return _need(bench, "stage2", name, model, facts, choose_rows(bench, frames, facts, length), length)
+    facts, frames = _facts(bench, "stage2", model), [count_frames(each, after_stage1) for each in benches]
+    length = stage2.cache_length(min(max(frames), WINDOW_FRAMES))
+    windows = sum(len(stage2.cut(count, tail)) for count in frames)
+    return _need(bench, "stage2", name, model, facts, choose_rows(bench, windows, facts, length), length)
 
 
-def _weigh_codec(bench: Workbench, stage: str, after_stage1: bool) -> Need:
+def _weigh_codec(bench: Workbench, stage: str, frames: int) -> Need:
     """Weigh the published codec: others are not larger. It is only looked for, not converted."""
     asked, part = bench.asked(stage)
     name = asked or models.DEFAULTS[part]
@@ -248,7 +279,7 @@ def _weigh_codec(bench: Workbench, stage: str, after_stage1: bool) -> Need:
         is_here = bench.library.state(known).word == "here"
     if stage == "reference":
         return Need(stage, name, is_here, _ENCODE_WEIGHTS, 0, _ENCODE_WORK)
-    work = _DECODE_WORK + round(count_frames(bench, after_stage1) / FRAME_RATE * _DECODE_WORK_A_SECOND)
+    work = _DECODE_WORK + round(frames / FRAME_RATE * _DECODE_WORK_A_SECOND)
     return Need(stage, name, is_here, _DECODE_WEIGHTS, 0, work)
 
 

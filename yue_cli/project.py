@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from yue_cli.artifacts import (
     MANIFEST_FILE,
     TRACKS,
     Manifest,
+    encode_json,
     read_array,
     read_json,
     sha256_file,
@@ -28,11 +29,13 @@ from yue_cli.artifacts import (
 )
 from yue_cli.atomic import TEMPORARY_PREFIX, storage_errors, sync_folder, write_bytes
 from yue_cli.errors import ArtifactError, ProjectInUseError, StorageError
+from yue_cli.seats import Seat
 
 STAGES = ("stage1", "stage2", "audio")
 FOLDERS = ("reference", *STAGES)  # a song has the first only where there is an audio prompt
 SEGMENT_FORMAT, SEGMENT_VERSION = "yue-segment", 1
-BATCHES_FORMAT, BATCHES_VERSION = "yue-batches", 1
+SEATS_FILE = "seats.json"  # only while a stage is made
+SEATS_FORMAT, SEATS_VERSION = "yue-seats", 1
 ORIGIN_FILE = "origin.json"  # beside tokens that were taken from another program
 ORIGIN_FORMAT, ORIGIN_VERSION = "yue-origin", 1
 
@@ -62,6 +65,7 @@ class SegmentRecord:
     section: str
     seed: int
     truncated: bool
+    songs: int = 1  # that were sung together, empty places included
 
 
 class Project:
@@ -192,7 +196,7 @@ class Project:
     def finish(self, stage: str, manifest: Manifest) -> None:
         """Write the manifest, which makes the stage complete, then drop its half-way files."""
         manifest.write(self.folder(stage))
-        self._drop_batches(stage)
+        self._drop_half_way(stage)
 
     # Segments of stage 1
 
@@ -229,36 +233,46 @@ class Project:
         except TypeError as error:
             raise ArtifactError(f"{facts_path}: a key is missing or unknown ({error}).") from error
 
-    # Batches of stage 2
+    # What was computed in which rows, and windows of stage 2
 
-    def batches(self, key: str) -> tuple[int, dict[int, np.ndarray]] | None:
-        """Return rows and finished batches of an unfinished stage 2 with this key; None if there is none."""
-        facts_path = self.folder("stage2") / "batches" / "batches.json"
-        if not facts_path.exists():
+    def seats(self, stage: str, key: str = "") -> list[Seat] | None:
+        """Return the seats that an unfinished stage with this key was dealt; None if there are none."""
+        path = self.folder(stage) / SEATS_FILE
+        if not path.exists():
             return None
-        facts = read_json(facts_path, BATCHES_FORMAT, BATCHES_VERSION)
-        rows = facts.get("rows")
-        if not isinstance(rows, int):
-            raise ArtifactError(f"{facts_path}: `rows` is {rows!r}, expected a number; remove the folder it lies in.")
-        if facts.get("key") != key:
-            return None
-        found = {
-            int(path.stem): read_array(path, "remove it, and yue decodes this batch again.")
-            for path in sorted(facts_path.parent.glob("[0-9]*.npy"))
-        }
-        return rows, found
+        facts = read_json(path, SEATS_FORMAT, SEATS_VERSION)
+        try:
+            return [Seat(*seat) for seat in facts["seats"]] if facts["key"] == key else None
+        except (KeyError, TypeError) as error:
+            raise ArtifactError(f"{path}: a key is missing or wrong ({error}); remove the file.") from error
 
-    def begin_batches(self, key: str, rows: int) -> None:
-        """Store the number of rows before the first batch, so that a resumed run computes the same numbers."""
-        content = {"format": BATCHES_FORMAT, "version": BATCHES_VERSION, "key": key, "rows": rows}
-        self.begin("stage2", {"batches/batches.json": json.dumps(content).encode()})
+    def save_seats(self, stage: str, content: bytes) -> None:
+        """Write down the seats, as `encode_seats` lists them, of a stage that goes on in its folder."""
+        write_bytes(self.folder(stage) / SEATS_FILE, content)
 
-    def save_batch(self, number: int, codes: np.ndarray) -> None:
-        """Bring one finished batch of windows, [rows, K, frames], to disk."""
-        write_array(self.folder("stage2") / "batches" / f"{number:03d}.npy", codes)
+    def windows(self) -> dict[int, np.ndarray]:
+        """Read the finished windows of an unfinished stage 2, by number: ids [frames, 8]."""
+        found: dict[int, np.ndarray] = {}
+        for path in sorted((self.folder("stage2") / "windows").glob("[0-9]*.npy")):
+            ids = read_array(path, "remove it, and yue decodes its windows again.")
+            found |= dict(enumerate(ids, start=int(path.stem)))
+        return found
 
-    def _drop_batches(self, stage: str) -> None:
-        shutil.rmtree(self.folder(stage) / "batches", ignore_errors=True)
+    def save_windows(self, filled: Mapping[int, np.ndarray]) -> None:
+        """Bring finished windows of one length to disk; those that follow each other share a file."""
+        numbers = sorted(filled)
+        starts = [number for number in numbers if number - 1 not in filled]
+        for start in starts:
+            stop = next(number for number in range(start, numbers[-1] + 2) if number not in filled)
+            path = self.folder("stage2") / "windows" / f"{start:03d}.npy"
+            with storage_errors(path):
+                path.parent.mkdir(exist_ok=True)
+            write_array(path, np.stack([filled[number] for number in range(start, stop)]))
+
+    def _drop_half_way(self, stage: str) -> None:
+        with storage_errors(self.folder(stage)):
+            (self.folder(stage) / SEATS_FILE).unlink(missing_ok=True)
+            shutil.rmtree(self.folder(stage) / "windows", ignore_errors=True)
 
     # What a killed run leaves
 
@@ -283,13 +297,13 @@ class Project:
                 for leftover in folder.rglob(f"{TEMPORARY_PREFIX}*"):
                     leftover.unlink()
             if (folder / MANIFEST_FILE).exists():
-                self._drop_batches(stage)
+                self._drop_half_way(stage)
         for leftover in self.root.glob(f"{TEMPORARY_PREFIX}*"):
             leftover.unlink()
 
     def _state_without_manifest(self, stage: str) -> tuple[str, str]:
         folder = self.folder(stage)
-        if (folder / "segments").exists() or (folder / "batches").exists():
+        if (folder / "segments").exists() or (folder / SEATS_FILE).exists():
             return "unfinished", "the run that made it did not end"
         if stage == "audio":
             return "missing", "not made yet"
@@ -310,7 +324,14 @@ def segment_facts(record: SegmentRecord) -> dict[str, Any]:
         "section": record.section,
         "seed": record.seed,
         "truncated": record.truncated,
+        "songs": record.songs,
     }
+
+
+def encode_seats(seats: Sequence[Seat], key: str = "") -> bytes:
+    """List seats, in the order of what sits there: the rows of the batch and the place among them."""
+    places = [[seat.rows, seat.place] for seat in seats]
+    return encode_json({"format": SEATS_FORMAT, "version": SEATS_VERSION, "key": key, "seats": places})
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -66,6 +66,7 @@ class ExecutionSettings:
     engine: str = "auto"
     dtype: str = _one_of("auto", "auto", "float32", "bfloat16", "float16")  # auto: float32 on CPU, else bfloat16
     rows: int | None = _between(None, 1, 4096)  # stage-2 rows decoded together; None: as many as memory holds
+    songs: int | None = _between(None, 1, 4096)  # songs sung together; None: as many as memory holds
     cache: str = _one_of("auto", "auto", "int8")  # keys and values: auto, as computed; int8, half of bfloat16's bytes
     mode: str = _one_of("auto", "auto", "kernels", "graphs", "eager")  # how a step is computed; auto: the fastest here
     stage1_weights: str = _one_of("auto", "auto", *WEIGHTS)  # auto: the published ones, or a smaller form that is here

@@ -17,7 +17,7 @@ SONG_FILE = "song.yaml"
 SONG_FORMAT = "yue-song"
 SONG_VERSION = 1
 SEEDS = 1_000_000  # drawn seeds are below: short enough to be read aloud
-_KEYS = {"format", "version", "preset", "overrides", "seed", "reseeded", "forced", "reference"}
+_KEYS = {"format", "version", "preset", "overrides", "seed", "reseeded", "forced", "reference", "take_of"}
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Song:
     reseeded: Mapping[int, int] = field(default_factory=dict)  # segment → the seed from there on
     forced: tuple[str, ...] = ()  # stages that a forced run has still to make
     reference: AudioPrompt | None = None
+    take_of: str | None = None  # the request that this is a take of, by its hash
 
     def segment_seed(self, number: int) -> int:
         """Tell which seed segment `number` (from 1) is sung with."""
@@ -107,6 +108,8 @@ def write_song(folder: Path, song: Song) -> None:
         content_tree["forced"] = list(song.forced)
     if song.reference is not None and (asked := song.reference.asked()):
         content_tree["reference"] = asked
+    if song.take_of is not None:
+        content_tree["take_of"] = song.take_of
     content = dump_yaml(content_tree).encode()
     if _read_if_there(folder / SONG_FILE) != content:
         write_bytes(folder / SONG_FILE, content)
@@ -132,11 +135,11 @@ def read_song(folder: Path) -> Song:
         unknown = sorted(str(key) for key in tree.keys() - _KEYS)
         if unknown:
             raise ArtifactError(f"{path}: unknown key `{unknown[0]}`; it was written by another version of yue.")
-    preset, forced = tree.get("preset"), tree.get("forced", [])
+    preset, forced, take_of = tree.get("preset"), tree.get("forced", []), tree.get("take_of")
     settings, _ = combine([Layer(str(path), {"seed": tree.get("seed")})])
     try:
-        if not isinstance(preset, str | None) or not isinstance(forced, list):
-            raise TypeError(f"preset is {preset!r}, forced is {forced!r}")
+        if not isinstance(preset, str | None) or not isinstance(forced, list) or not isinstance(take_of, str | None):
+            raise TypeError(f"preset is {preset!r}, forced is {forced!r}, take_of is {take_of!r}")
         return Song(
             preset=preset,
             overrides=flatten_tree(tree.get("overrides") or {}),
@@ -144,6 +147,7 @@ def read_song(folder: Path) -> Song:
             reseeded={int(start): int(seed) for start, seed in (tree.get("reseeded") or {}).items()},
             forced=tuple(forced),
             reference=audio_prompt.read(tree.get("reference"), path),
+            take_of=take_of,
         )
     except (TypeError, ValueError, AttributeError) as error:
         raise ArtifactError(f"{path}: a value has the wrong form ({error}).") from error

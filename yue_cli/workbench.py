@@ -4,7 +4,7 @@ import gc
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,9 @@ import torch
 from yue_cli import engines, machine, models, plan, toy
 from yue_cli.artifacts import TRACKS, Manifest, Tokens, describe_files, storable, write_tokens
 from yue_cli.engines.base import Engine
-from yue_cli.errors import ArtifactError, CheckpointError
+from yue_cli.errors import ArtifactError, CheckpointError, YueError
 from yue_cli.events import Emit, Note
-from yue_cli.project import Project
+from yue_cli.project import Project, StageState
 from yue_cli.settings import Settings, flatten
 from yue_cli.weights import Library, Maker, ModelFolder
 
@@ -24,8 +24,20 @@ TITLES = {"reference": "encode", "stage1": "stage 1", "stage2": "stage 2", "audi
 MAKERS: dict[str, Maker] = {"toy": toy.make}
 
 
+@dataclass(frozen=True)
+class Order:
+    """One stage that is to be made for one song."""
+
+    bench: "Workbench"
+    state: StageState  # what its folder holds
+    from_segment: int | None = None  # stage 1: keep the segments before it, counted from 1
+
+
 class Workbench:
-    """One song's folder, what is wanted of it, and the device it is made on."""
+    """One song's folder, what is wanted of it, and the device it is made on.
+
+    label: what the song is called where several are made; empty for one alone.
+    """
 
     def __init__(
         self,
@@ -35,6 +47,7 @@ class Workbench:
         emit: Emit,
         detail: Callable[[str, str], None],
         offline: bool = False,
+        label: str = "",
     ) -> None:
         self.project = project
         self.request = request
@@ -43,6 +56,8 @@ class Workbench:
         self.emit = emit
         self.forms: dict[str, str] = {}  # by stage: the form of the weights that was picked where the settings leave it
         self.detail = detail  # what only a curious user wants to know: topic, text
+        self.label = label
+        self.failure: YueError | None = None  # why this song cannot be finished, though others may
         self.kept = "what was finished is kept. The same command goes on."  # what an interrupted run may rely on
         self.device = machine.choose_device(self.settings.execution.device)
         execution = self.settings.execution
@@ -96,6 +111,23 @@ class Workbench:
         execution = self.settings.execution
         name = engines.choose(execution.engine, model.path)
         return engines.describe(model.path, dtype=self.dtype, engine=name, cache=execution.cache)
+
+    def company(self, stage: str) -> tuple[Any, ...]:
+        """Tell what songs must share so that a stage can be made for them together."""
+        name, part = self.asked(stage)
+        shared = {"stage1": ("rules", "stage1."), "stage2": ("stage2.",)}.get(stage, ())
+        flat = flatten(self.settings)
+        values = {key: value for key, value in flat.items() if key.startswith(("execution.", *shared))}
+        values.pop(f"{stage}.model", None)
+        return name or models.DEFAULTS[part], tuple(values.items())
+
+    @contextmanager
+    def trial(self) -> Iterator[None]:
+        """Do what may fail for this song while others go on: a YueError is noted within, not raised."""
+        try:
+            yield
+        except YueError as error:
+            self.failure = error
 
     @contextmanager
     def engine(self, stage: str, model: ModelFolder, *, rows: int, length: int) -> Iterator[Engine]:
@@ -194,7 +226,16 @@ class Workbench:
 
     def note(self, stage: str, text: str) -> None:
         """Tell one line about a stage."""
-        self.emit(Note(TITLES[stage], text))
+        self.emit(Note(TITLES[stage], f"{self.label} · {text}" if self.label else text))
+
+
+def companies(songs: Sequence[tuple[Workbench, Sequence[str]]]) -> list[list[int]]:
+    """Put songs together, by number, that share all that matters to the stages that each has to make."""
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    for number, (bench, stages) in enumerate(songs):
+        key = (tuple(stages), *(bench.company(stage) for stage in stages))
+        groups.setdefault(key, []).append(number)
+    return list(groups.values())
 
 
 def check_vocabulary(ids: np.ndarray, vocabulary_size: int, model: ModelFolder) -> None:

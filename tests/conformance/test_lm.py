@@ -261,33 +261,40 @@ def read_tracks(path: Path) -> dict[str, np.ndarray]:
         return dict(file)
 
 
-def decode(
-    path: Path, open_tiny: Open, *, restrict_picks: bool, tail: str
-) -> tuple[stage2.Plan, dict[int, np.ndarray], list[list[np.ndarray]]]:
-    """Decode both tracks; returns the plan, the ids of each batch and the rows each batch began with."""
+Filled = tuple[stage2.Task, dict[int, np.ndarray], list[list[np.ndarray]]]
+
+
+def decode(path: Path, open_tiny: Open, *, restrict_picks: bool, tail: str) -> Filled:
+    """Decode both tracks; returns the task, the ids of each window and the rows each batch began with."""
     golden = read_tracks(path)
     tracks = (golden["vocal_cb0"], golden["instrumental_cb0"])
     frames = tracks[0].shape[1]
-    rows = ladder_step(stage2.count_windows(frames, tail))
+    windows = stage2.cut(frames, tail)
+    rows = ladder_step(len(windows))
+    [seats] = stage2.deal_seats([windows], rows)
     engine = open_tiny(path, rows, stage2.cache_length(min(frames, WINDOW_FRAMES)))
     read = record_prefills(engine)
     settings = Stage2Settings(restrict_picks=restrict_picks, tail=tail)
-    batches = dict(stage2.decode(engine, VOCABULARY, tracks, settings=settings, rows=rows, finished={}))
-    return stage2.plan(frames, tail, rows), batches, read
+    task, filled = stage2.Task(tracks, windows, seats, {}), dict[int, np.ndarray]()
+    for batch in stage2.decode(engine, VOCABULARY, [task], settings=settings):
+        filled |= batch[0]
+    return task, filled, read
 
 
 @cache
-def decode_as_original(
-    path: Path, open_tiny: Open
-) -> tuple[stage2.Plan, dict[int, np.ndarray], list[list[np.ndarray]]]:
+def decode_as_original(path: Path, open_tiny: Open) -> Filled:
     return decode(path, open_tiny, restrict_picks=False, tail="short")
+
+
+def frames_of(task: stage2.Task) -> int:
+    return int(task.tracks[0].shape[1])
 
 
 @pytest.mark.parametrize("path", S2_FILES)
 def test_whole_tracks(path: Path, open_tiny: Open) -> None:
     golden = read_tracks(path)
-    plan, batches, read = decode_as_original(path, open_tiny)
-    tracks = stage2.assemble(plan, batches, VOCABULARY, restrict_picks=False)
+    task, filled, read = decode_as_original(path, open_tiny)
+    tracks = stage2.assemble(frames_of(task), task.windows, filled, VOCABULARY, restrict_picks=False)
     began_with = {tuple(row) for rows in read for row in rows}
     for first_input in (golden["first_input_0"], golden["first_input_1"]):
         assert {tuple(row) for row in first_input} <= began_with
@@ -296,8 +303,8 @@ def test_whole_tracks(path: Path, open_tiny: Open) -> None:
     for track, name in enumerate(("vocal", "instrumental")):
         assert tracks[track].dtype == golden[name].dtype
         assert tracks[track].shape == golden[name].shape
-        for start in range(0, plan.frames, WINDOW_FRAMES):
-            window = slice(start, min(start + WINDOW_FRAMES, plan.frames))
+        for start in range(0, frames_of(task), WINDOW_FRAMES):
+            window = slice(start, min(start + WINDOW_FRAMES, frames_of(task)))
             difference = first_difference(tracks[track][:, window], golden[name][:, window])
             if difference is not None:
                 offset, found, expected = difference
@@ -341,15 +348,15 @@ def test_first_scores(path: Path, open_tiny: Open) -> None:
 @pytest.mark.parametrize("path", S2_FILES)
 def test_restricted_picks_with_an_overlapping_tail(path: Path, open_tiny: Open) -> None:
     """Where every pick of the reference is in its own codebook, restricting them changes nothing in full windows."""
-    _, batches, _ = decode_as_original(path, open_tiny)
-    codebooks = [(ids - VOCABULARY.codebook_start) // VOCABULARY.codebook_size for ids in batches.values()]
+    _, filled, _ = decode_as_original(path, open_tiny)
+    codebooks = [(ids - VOCABULARY.codebook_start) // VOCABULARY.codebook_size for ids in filled.values()]
     golden = read_tracks(path)
-    plan, restricted, _ = decode(path, open_tiny, restrict_picks=True, tail="overlap")
-    tracks = stage2.assemble(plan, restricted, VOCABULARY, restrict_picks=True)
+    task, restricted, _ = decode(path, open_tiny, restrict_picks=True, tail="overlap")
+    tracks = stage2.assemble(frames_of(task), task.windows, restricted, VOCABULARY, restrict_picks=True)
     for track, name in zip(tracks, ("vocal", "instrumental"), strict=True):
         assert track.dtype == np.int16
         assert track.shape == golden[name].shape
         np.testing.assert_array_equal(track[0], golden[name][0])
         if all((index == np.arange(CODEBOOKS)).all() for index in codebooks):
-            full = plan.frames // WINDOW_FRAMES * WINDOW_FRAMES
+            full = frames_of(task) // WINDOW_FRAMES * WINDOW_FRAMES
             np.testing.assert_array_equal(track[:, :full], golden[name][:, :full])

@@ -187,6 +187,11 @@ def gigabytes(count: int) -> str:
     return f"{count / 1e9:.1f} GB"
 
 
+def fail(text: str) -> None:
+    """Print why one song failed, where others did not."""
+    print(f"error: {text}", file=sys.stderr)
+
+
 def warn(text: str) -> None:
     """Print one warning outside of a run."""
     print(f"warning: {text}", file=sys.stderr)

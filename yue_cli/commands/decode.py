@@ -1,11 +1,12 @@
 """`yue decode`: codes to sound."""
 
 from yue_cli.commands import options
-from yue_cli.commands.request import Request, fulfil
+from yue_cli.commands.fulfil import fulfil
+from yue_cli.commands.request import Request
 
 
 def decode(
-    folder: options.Folder,
+    folders: options.Folders,
     preset: options.PresetName = None,
     assignments: options.Assignments = None,
     format: options.Format = None,
@@ -21,7 +22,7 @@ def decode(
     fulfil(
         Request(
             stages=("audio",),
-            folder=folder,
+            folders=folders,
             preset=preset,
             assignments=assignments or [],
             flags={"decode.codec": model, "decode.format": format, "execution.device": device},

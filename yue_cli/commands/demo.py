@@ -1,7 +1,8 @@
 """`yue demo`: `yue run` with the demo preset and the example texts."""
 
 from yue_cli.commands import options
-from yue_cli.commands.request import Request, fulfil
+from yue_cli.commands.fulfil import fulfil
+from yue_cli.commands.request import Request
 from yue_cli.resources import resource
 
 
@@ -18,7 +19,7 @@ def demo(
     """Make a short song from the example texts with a toy model: no download, no GPU."""
     fulfil(
         Request(
-            folder=folder,
+            folders=[] if folder is None else [folder],
             genre=str(resource("prompt_egs/genre.txt")),
             lyrics=str(resource("prompt_egs/lyrics.txt")),
             preset="demo",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from yue_cli import plan
 from yue_cli.commands.console import Console, answer, answer_json, clock, duration, gigabytes
+from yue_cli.commands.request import Asked
 from yue_cli.events import Warned
 from yue_cli.project import Project
 from yue_cli.settings import flatten
@@ -70,6 +71,69 @@ def tell(
         answer(f"{'disk':<{width}}{_disk(disk)}")
     if times.seconds:
         answer(f"{'time':<{width}}{_time(times)}")
+
+
+def tell_several(console: Console, songs: Sequence[Asked], stages: Sequence[str], home: Path, as_json: bool) -> None:
+    """Print the plan of several songs: what would be made of each, and what those need that are made together."""
+    from yue_cli import budget  # loads torch
+    from yue_cli.workbench import Workbench, companies
+
+    benches = [Workbench(each.project, each.wanted, home, console.emit, console.detail) for each in songs]
+    todo: list[list[str]] = []
+    rows: list[dict[str, Any]] = []
+    for each in songs:
+        wanted = plan.with_reference(stages, each.wanted.song)
+        states = plan.states(each.project, each.wanted)
+        found = {state.stage: state for state in plan.to_do(states, wanted)}
+        todo.append(list(found))
+        rows.append(
+            {
+                "song": str(each.project.root),
+                "seed": each.wanted.song.seed,
+                "stages": [
+                    {"name": state.stage, "state": state.state, "why": state.why, "do": state.stage in found}
+                    for state in (found.get(state.stage, state) for state in states)
+                    if state.stage in wanted
+                ],
+            }
+        )
+    groups = []
+    for numbers in companies(list(zip(benches, todo, strict=True))):
+        bench, others = benches[numbers[0]], [benches[number] for number in numbers[1:]]
+        if todo[numbers[0]]:
+            budget.choose_forms(bench, todo[numbers[0]])
+            for other in others:
+                other.forms = bench.forms
+            needs = budget.needs(bench, todo[numbers[0]], others)
+            for warning in budget.check(bench, needs):
+                console.emit(Warned(warning))
+            groups.append(([songs[number] for number in numbers], needs))
+    bench = benches[0]
+    dtype, free = str(bench.dtype).removeprefix("torch."), bench.free_bytes()
+    if as_json:
+        together = [
+            {
+                "songs": [str(each.project.root) for each in members],
+                "needs": {need.stage: budget.as_json(need) for need in needs},
+            }
+            for members, needs in groups
+        ]
+        facts = {"device": str(bench.device), "dtype": dtype, "memory_free": free, "warnings": console.warnings}
+        answer_json({"songs": rows, "together": together, **facts})
+        return
+    width = 2 + max(len(each.label) for each in songs)
+    for each, row in zip(songs, rows, strict=True):
+        stays = [state["name"] for state in row["stages"] if not state["do"]]
+        made = [f"{state['name']} ({state['why']})" for state in row["stages"] if state["do"]]
+        parts = [f"would be made: {', '.join(made)}"] * bool(made) + [f"stays: {', '.join(stays)}"] * bool(stays)
+        answer(f"{each.label:<{width}}seed {each.wanted.song.seed} · {' · '.join(parts)}")
+    for members, needs in groups:
+        if len(groups) > 1:
+            answer(f"together: {', '.join(each.label for each in members)}")
+        for need in needs:
+            answer(f"{need.stage:<{width}}{_need(need, budget.describe(need), budget.how_to_make(need.model))}")
+    if groups:
+        answer(f"{'device':<{width}}{bench.device_name} · {dtype} · {gigabytes(free)} of memory free")
 
 
 def _need(need: "Need", parts: str, how: str | None) -> str:

@@ -1,7 +1,8 @@
 """`yue encode`: sound that a song is to follow, to codes."""
 
 from yue_cli.commands import options
-from yue_cli.commands.request import Request, fulfil, reference
+from yue_cli.commands.fulfil import fulfil
+from yue_cli.commands.request import Request, reference
 
 
 def encode(
@@ -25,7 +26,7 @@ def encode(
     fulfil(
         Request(
             stages=("reference",),
-            folder=folder,
+            folders=[folder],
             preset=preset,
             assignments=assignments or [],
             reference=reference(audio, vocal, instrumental, start, end, crop),

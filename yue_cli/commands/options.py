@@ -12,6 +12,27 @@ OptionalFolder = Annotated[
     Path | None,
     typer.Argument(metavar="[FOLDER]", show_default=False, help="The song's folder; without one, a song-NNN here."),
 ]
+Folders = Annotated[
+    list[Path], typer.Argument(metavar="FOLDER...", help="The song's folder; several songs are made together.")
+]
+OptionalFolders = Annotated[
+    list[Path] | None,
+    typer.Argument(
+        metavar="[FOLDER]...",
+        show_default=False,
+        help="The song's folder; without one, a song-NNN here. Several that hold their texts are made together.",
+    ),
+]
+Takes = Annotated[
+    int | None,
+    typer.Option(
+        "--takes",
+        metavar="N",
+        min=1,
+        max=999,
+        help="Make N takes at once, in FOLDER/takes, each with a seed of its own.",
+    ),
+]
 Genre = Annotated[
     str | None,
     typer.Option("--genre", metavar="FILE_OR_TEXT", help="Genre, instruments, mood, gender and timbre of the song."),

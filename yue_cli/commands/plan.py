@@ -1,13 +1,15 @@
 """`yue plan`: what `yue run` would do, and what it needs."""
 
 from yue_cli.commands import options
-from yue_cli.commands.request import Request, fulfil, reference
+from yue_cli.commands.fulfil import fulfil
+from yue_cli.commands.request import Request, reference
 
 
 def plan(
-    folder: options.OptionalFolder = None,
+    folders: options.OptionalFolders = None,
     genre: options.Genre = None,
     lyrics: options.LyricsSource = None,
+    takes: options.Takes = None,
     segments: options.Segments = None,
     seed: options.Seed = None,
     preset: options.PresetName = None,
@@ -32,7 +34,8 @@ def plan(
     """Say what `yue run` would make and why, and the memory, disk and download that it needs."""
     fulfil(
         Request(
-            folder=folder,
+            folders=folders or [],
+            takes=takes,
             genre=genre,
             lyrics=lyrics,
             preset=preset,

@@ -1,24 +1,30 @@
-"""What `run`, `encode`, `stage1`, `stage2`, `decode` and `demo` share: from flags to a song."""
+"""What `run`, `encode`, `stage1`, `stage2`, `decode` and `demo` are asked: flags, and what lies in folders."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import platformdirs
 
-from yue_cli import audio_prompt, models, plan, presets, song
+from yue_cli import audio_prompt, models, plan, presets, song, takes
 from yue_cli.audio_prompt import AudioPrompt
-from yue_cli.commands import dry_run
-from yue_cli.commands.console import Console, answer, answer_json, clock, counted, duration, gigabytes
 from yue_cli.commands.texts import read_genre, read_lyrics
 from yue_cli.errors import LyricsError, SettingsError, StorageError, YueError
-from yue_cli.events import Warned
 from yue_cli.lyrics import parse_genre, read_text
 from yue_cli.project import STAGES, Project
 from yue_cli.resources import expanded
-from yue_cli.settings import Flat, Layer, Settings, Value, combine, flatten, parse_assignments, resolve
+from yue_cli.settings import (
+    Flat,
+    Layer,
+    Settings,
+    Value,
+    combine,
+    is_execution,
+    parse_assignments,
+    resolve,
+)
 from yue_cli.song import SONG_FILE, Song
 
 
@@ -26,7 +32,7 @@ from yue_cli.song import SONG_FILE, Song
 class Request:
     """The flags of one command line. A flag that was not given is None and says nothing."""
 
-    folder: Path | None
+    folders: Sequence[Path]  # none: one is chosen
     flags: Mapping[str, Value]
     stages: tuple[str, ...] = STAGES
     genre: str | None = None
@@ -35,6 +41,7 @@ class Request:
     assignments: list[str] = field(default_factory=list)
     reference: Mapping[str, Any] = field(default_factory=dict)  # flags by the fields of an AudioPrompt
     no_reference: bool = False
+    takes: int | None = None  # how many takes are made of each song; None: the song itself
     from_segment: int | None = None
     force: bool = False
     dry_run: bool = False
@@ -43,6 +50,11 @@ class Request:
     json: bool = False
     quiet: bool = False
     verbose: bool = False
+
+    @property
+    def several(self) -> bool:
+        """Tell whether the answer is one of several songs."""
+        return len(self.folders) > 1 or self.takes is not None
 
     @property
     def given(self) -> Flat:
@@ -95,81 +107,146 @@ def home() -> Path:
     return Path(os.environ.get("YUE_HOME") or platformdirs.user_cache_path("yue"))
 
 
-def fulfil(request: Request) -> None:
-    """Do what the command line asks, print the answer. Raises YueError."""
-    console = Console(-1 if request.quiet else int(request.verbose))
-    preset = presets.find(request.preset) if request.preset else None
-    lyrics, lyrics_name = read_lyrics(request.lyrics) if request.lyrics is not None else (None, "lyrics.txt")
-    genre = read_genre(request.genre) if request.genre is not None else None
-    new_seed = request.new_seed
-    if request.no_reference and request.reference:
-        given = next(iter(request.reference))
-        raise SettingsError(f"--no-reference drops the reference audio, --{given} is about it; give one of both.")
+@dataclass(frozen=True)
+class Asked:
+    """One song of a command line."""
 
-    def settle(project: Project) -> tuple[Song, Settings, dict[str, str]]:
-        before = read_song(project)
-        if lyrics is not None:
-            before = replace(before, lyrics=lyrics)
-        if genre is not None:
-            before = replace(before, genre=genre)
+    project: Project
+    wanted: plan.Request
+    sources: Mapping[str, str]  # where its settings come from
+    label: str = ""  # what it is called where there are several
+    origin: Project | None = None  # the song that it is a take of
+
+
+class Reader:
+    """From the flags and what lies in folders to the songs that are wanted."""
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.preset = presets.find(request.preset) if request.preset else None
+        self.lyrics, self.lyrics_name = None, "lyrics.txt"
+        if request.lyrics is not None:
+            self.lyrics, self.lyrics_name = read_lyrics(request.lyrics)
+        self.genre = read_genre(request.genre) if request.genre is not None else None
+        self.new_seed = request.new_seed
+        self._seeds: dict[Path, int] = {}  # drawn by this command line, for reading twice gives the same
+        if len(request.folders) > 1:
+            self._check_flags()
+        if request.no_reference and request.reference:
+            given = next(iter(request.reference))
+            raise SettingsError(f"--no-reference drops the reference audio, --{given} is about it; give one of both.")
+
+    def folders(self) -> list[Path]:
+        """List the folders that are named, or choose one. Raises StorageError, SettingsError."""
+        request = self.request
+        folders = list(request.folders) or [_choose_folder(self.settle, request.takes)]
+        begins = request.stages in (STAGES, ("reference",)) or request.lyrics
+        for folder in folders:
+            if (not begins or len(folders) > 1) and not folder.is_dir():
+                raise StorageError(f"{folder}: there is no such folder. `yue run {folder}` makes a song there.")
+        places = [folder.resolve() for folder in folders]
+        twice = next(
+            (str(folder) for folder, place in zip(folders, places, strict=True) if places.count(place) > 1), ""
+        )
+        if twice:
+            raise SettingsError(f"{twice} is named twice; name every song once.")
+        return folders
+
+    def read(self, folders: Sequence[Path]) -> list[Asked]:
+        """Read what is wanted of every song. Raises YueError."""
+        songs = []
+        for folder in folders:
+            song_asked = self._read_song(Project(folder), str(folder) if len(folders) > 1 else "")
+            songs += [song_asked] if self.request.takes is None else self._takes(song_asked)
+        return songs
+
+    def projects(self, folders: Sequence[Path]) -> list[Project]:
+        """List all folders that will be written: those of songs, and of their takes."""
+        numbers = range(1, (self.request.takes or 0) + 1)
+        return [Project(place) for folder in folders for place in (folder, *(takes.folder(folder, n) for n in numbers))]
+
+    def store(self, folders: Sequence[Path]) -> None:
+        """Keep what takes are made from, and give them the codes that it holds. Songs alone store themselves."""
+        if self.request.takes is None:
+            return
+        for folder in folders:
+            project = Project(folder)
+            asked = self._read_song(project, "").wanted.song
+            song.write_song(folder, asked)
+            if asked.reference is None:
+                project.archive("reference")
+                continue
+            for number in range(1, self.request.takes + 1):
+                takes.bring_reference(project, Project(takes.folder(folder, number)))
+
+    def new_seeds(self, songs: Sequence[Asked]) -> list[int | None]:
+        """Name the seeds for what is redone by --force or --from-segment; None is drawn."""
+        return [self.new_seed if each.origin is None else each.wanted.song.seed for each in songs]
+
+    def settle(self, project: Project) -> tuple[Song, Settings, dict[str, str]]:
+        """Put the flags over what a folder holds."""
+        request, before = self.request, read_song(project)
+        if self.lyrics is not None:
+            before = replace(before, lyrics=self.lyrics)
+        if self.genre is not None:
+            before = replace(before, genre=self.genre)
         followed = None if request.no_reference else audio_prompt.combine(before.reference, request.reference)
         before = replace(before, reference=followed)
         values = request.values
         if request.language is not None:
             values["stage1.model"] = models.choose_stage1(request.language, before.reference is not None)
-        return song.settle(before, preset, values)
+        asked, settings, sources = song.settle(before, self.preset, values)
+        if asked.seed is not None and before.seed is None:
+            seed = self._seeds.setdefault(project.root, asked.seed)
+            asked, settings = replace(asked, seed=seed), replace(settings, seed=seed)
+        return asked, settings, sources
 
-    def read(project: Project) -> tuple[plan.Request, dict[str, str]]:
-        asked, settings, sources = settle(project)
-        wanted = plan.read_request(asked, resolve(settings), lyrics_name)
+    def _read_song(self, project: Project, label: str) -> Asked:
+        request = self.request
+        asked, settings, sources = self.settle(project)
+        if request.takes is not None and request.force and not self._goes_on(project.root):
+            seed = self._seeds.setdefault(
+                project.root / takes.FOLDER, song.draw_seed() if self.new_seed is None else self.new_seed
+            )
+            asked, settings = replace(asked, seed=seed), replace(settings, seed=seed)
+        wanted = plan.read_request(asked, resolve(settings), self._name(project))
         if "stage1" in request.stages:
-            _need_texts(project, wanted)
+            _need_texts(project, wanted, request.takes is not None)
         if "reference" in request.stages and wanted.song.reference is None:
             raise SettingsError(f"{project.root} has no reference audio yet: give {audio_prompt.FLAGS}.")
         if request.reference and wanted.song.reference is not None:
             audio_prompt.check_files(wanted.song.reference)
-        return wanted, sources
+        return Asked(project, wanted, sources, label)
 
-    project = Project(request.folder or _choose_folder(settle))
-    begins = request.stages in (STAGES, ("reference",)) or request.lyrics
-    if not begins and not project.root.is_dir():
-        raise StorageError(f"{project.root}: there is no such folder. `yue run {project.root}` makes a song there.")
-    # Every mistake in words and settings is found before the folder is made or locked.
-    wanted, sources = read(project)
-    stored = presets.find(wanted.song.preset) if wanted.song.preset else None
-    for shown in [stored, preset] if preset != stored else [preset]:
-        if shown is not None:
-            console.line("preset", f"{shown.name} · {shown.description}" if shown.description else shown.name)
-    if "stage1" in request.stages:
-        _tell_lyrics(console, wanted, lyrics_name)
-        _tell_misfits(console, wanted)
-    for key, value in flatten(wanted.settings).items():
-        if key in sources:
-            console.detail("setting", f"{key} = {value} · {sources[key]}")
-    if request.dry_run:
-        if request.force:
-            wanted = replace(wanted, song=replace(wanted.song, forced=request.stages))
-        dry_run.tell(console, project, wanted, request.stages, home(), as_json=request.json)
-        return
-    project.create()
-    with project.locked():
-        wanted, _ = read(project)  # again: another process may have changed the folder until now
-        from yue_cli.pipeline import Pipeline, Workbench  # loads torch
+    def _takes(self, of: Asked) -> list[Asked]:
+        """Read what is wanted of every take of a song."""
+        codes = of.project.hashes("reference")
+        execution = {key: value for key, value in self.request.values.items() if is_execution(key)}
+        found = []
+        for number in range(1, (self.request.takes or 0) + 1):
+            project = Project(takes.folder(of.project.root, number))
+            asked = takes.derive(of.wanted.song, number, read_song(project), codes)
+            passing = self.preset if self.preset is not None and self.preset.is_execution else None
+            asked, settings, _ = song.settle(asked, passing, execution)
+            wanted = plan.read_request(asked, resolve(settings), self._name(of.project))
+            label = f"{of.label} take {number}".strip()
+            found.append(Asked(project, wanted, of.sources, label, of.project))
+        return found
 
-        with console.watching():
-            pipeline = Pipeline(Workbench(project, wanted, home(), console.emit, console.detail, request.offline))
-            result = pipeline.run(request.stages, request.force, request.from_segment, new_seed)
-    for remark in result.remarks:
-        console.line("note", remark)
-    took = " · nothing to do"
-    if result.made:
-        took = f" in {duration(result.seconds)} ({result.seconds / result.music_s:.1f} × its length)"
-        took += f" · peak memory {_peak(result.peak_memory)}"
-    console.line("done", f"{clock(result.music_s)} of music{took} · seed {result.seed}")
-    if request.json:
-        answer_json(result.as_json(console.warnings))
-    else:
-        answer(str(result.answer))
+    def _goes_on(self, root: Path) -> bool:
+        """Tell whether a forced run of takes was stopped before its end."""
+        return any(read_song(Project(folder)).forced for folder in takes.find(root))
+
+    def _name(self, project: Project) -> str:
+        return f"{project.root}/lyrics.txt" if len(self.request.folders) > 1 else self.lyrics_name
+
+    def _check_flags(self) -> None:
+        """Refuse flags that are for one song where several are named."""
+        request = self.request
+        given = {"--lyrics": request.lyrics, "--genre": request.genre, "reference audio": request.reference or None}
+        for flag, value in given.items():
+            if value is not None:
+                raise SettingsError(f"{flag} is for one song; of several, every folder holds its own. Name one folder.")
 
 
 def read_song(project: Project) -> Song:
@@ -194,11 +271,16 @@ def _stored(project: Project, name: str) -> str | None:
     return read_text(path.read_bytes(), str(path)) if path.is_file() else None
 
 
-def _choose_folder(settle: Callable[[Project], tuple[Song, Settings, dict[str, str]]]) -> Path:
-    """Take up the unfinished song-NNN here with the same texts and settings, else the next free number."""
+def _choose_folder(settle: Callable[[Project], tuple[Song, Settings, dict[str, str]]], count: int | None) -> Path:
+    """Take up the unfinished song-NNN here with the same texts and settings, else the next free number.
+
+    count: of takes that are wanted; None: the song itself.
+    """
     numbered = sorted(Path().glob("song-[0-9][0-9][0-9]*"))
     for path in numbered:
-        if not (path / SONG_FILE).is_file() or (path / "audio" / "manifest.json").exists():
+        ends = [path] if count is None else [takes.folder(path, number) for number in range(1, count + 1)]
+        is_finished = all((end / "audio" / "manifest.json").exists() for end in ends)
+        if not (path / SONG_FILE).is_file() or is_finished or (count is None) == bool(takes.find(path)):
             continue
         project = Project(path)
         try:
@@ -210,37 +292,10 @@ def _choose_folder(settle: Callable[[Project], tuple[Song, Settings, dict[str, s
     return Path(f"song-{max(taken, default=0) + 1:03d}")
 
 
-def _need_texts(project: Project, wanted: plan.Request) -> None:
-    """Refuse to sing without words or genre, unless the tokens are there already."""
-    if any((project.folder(stage) / "vocal.npy").exists() for stage in ("stage1", "stage2")):
+def _need_texts(project: Project, wanted: plan.Request, anew: bool) -> None:
+    """Refuse to sing without words or genre, unless the tokens are there already and nothing is sung anew."""
+    if not anew and any((project.folder(stage) / "vocal.npy").exists() for stage in ("stage1", "stage2")):
         return
     for name, text in (("lyrics", wanted.song.lyrics), ("genre", wanted.song.genre)):
         if text is None:
             raise LyricsError(f"{project.root} has no {name}.txt yet: give --{name}.")
-
-
-def _tell_lyrics(console: Console, wanted: plan.Request, name: str) -> None:
-    if wanted.lyrics is None:
-        return
-    sections = wanted.lyrics.sections[: wanted.segments]
-    words, seconds = sum(section.words for section in sections), sum(section.seconds for section in sections)
-    total = len(wanted.lyrics.sections)
-    shown = counted(total, "section") if len(sections) == total else f"{len(sections)} of {counted(total, 'section')}"
-    console.line("lyrics", f"{name} · {shown} · {counted(words, 'word')} · about {duration(seconds)}")
-    for warning in wanted.lyrics.warnings_about(wanted.segments):
-        console.emit(Warned(warning.text))
-
-
-def _tell_misfits(console: Console, wanted: plan.Request) -> None:
-    """Warn of a stage-1 model that was made for another language, or to follow a reference, or not to."""
-    if wanted.lyrics is not None:
-        has_reference = wanted.song.reference is not None
-        name = wanted.settings.stage1.model or models.choose_stage1("en", has_reference)
-        texts = [section.text for section in wanted.lyrics.sections[: wanted.segments]]
-        for remark in models.remarks(name, texts, has_reference):
-            console.emit(Warned(remark))
-
-
-def _peak(peak: tuple[int, int]) -> str:
-    main, gpu = peak
-    return f"{gigabytes(gpu)} GPU, {gigabytes(main)} RAM" if gpu else gigabytes(main)

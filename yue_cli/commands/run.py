@@ -1,13 +1,15 @@
 """`yue run`: from lyrics to a song, doing what is not done yet."""
 
 from yue_cli.commands import options
-from yue_cli.commands.request import Request, fulfil, reference
+from yue_cli.commands.fulfil import fulfil
+from yue_cli.commands.request import Request, reference
 
 
 def run(
-    folder: options.OptionalFolder = None,
+    folders: options.OptionalFolders = None,
     genre: options.Genre = None,
     lyrics: options.LyricsSource = None,
+    takes: options.Takes = None,
     segments: options.Segments = None,
     seed: options.Seed = None,
     preset: options.PresetName = None,
@@ -33,7 +35,8 @@ def run(
     """Make a song from lyrics and genre; run it again to go on after any interruption."""
     fulfil(
         Request(
-            folder=folder,
+            folders=folders or [],
+            takes=takes,
             genre=genre,
             lyrics=lyrics,
             preset=preset,

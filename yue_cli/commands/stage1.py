@@ -1,11 +1,12 @@
 """`yue stage1`: lyrics to coarse codes."""
 
 from yue_cli.commands import options
-from yue_cli.commands.request import Request, fulfil, reference
+from yue_cli.commands.fulfil import fulfil
+from yue_cli.commands.request import Request, reference
 
 
 def stage1(
-    folder: options.Folder,
+    folders: options.Folders,
     genre: options.Genre = None,
     lyrics: options.LyricsSource = None,
     segments: options.Segments = None,
@@ -34,7 +35,7 @@ def stage1(
     fulfil(
         Request(
             stages=("stage1",),
-            folder=folder,
+            folders=folders,
             genre=genre,
             lyrics=lyrics,
             preset=preset,

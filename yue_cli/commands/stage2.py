@@ -1,11 +1,12 @@
 """`yue stage2`: coarse codes to all codes."""
 
 from yue_cli.commands import options
-from yue_cli.commands.request import Request, fulfil
+from yue_cli.commands.fulfil import fulfil
+from yue_cli.commands.request import Request
 
 
 def stage2(
-    folder: options.Folder,
+    folders: options.Folders,
     preset: options.PresetName = None,
     assignments: options.Assignments = None,
     model: options.Model = None,
@@ -21,7 +22,7 @@ def stage2(
     fulfil(
         Request(
             stages=("stage2",),
-            folder=folder,
+            folders=folders,
             preset=preset,
             assignments=assignments or [],
             flags={"stage2.model": model, "execution.device": device, "execution.engine": engine},

@@ -57,11 +57,13 @@ def open_codec(folder: Path, device: str | torch.device = "cpu") -> Decoders:
         raise CheckpointError(str(error)) from error
 
 
-def decode(decoders: Decoders, vocal: np.ndarray, instrumental: np.ndarray, limit: str, emit: Emit = ignore) -> Stems:
+def decode(
+    decoders: Decoders, vocal: np.ndarray, instrumental: np.ndarray, limit: str, emit: Emit = ignore, label: str = ""
+) -> Stems:
     """Turn the codes of a song into its sound.
 
     vocal, instrumental: integers [K, T] of equal T. limit: what happens to sound beyond ±0.99 in the stems and in
-    the mix that gives the high band, "clip" or "scale".
+    the mix that gives the high band, "clip" or "scale". label: what the song is called where several are decoded.
     Raises ArtifactError for codes that this codec does not have.
     """
     assert vocal.shape == instrumental.shape, f"tracks of shapes {vocal.shape} and {instrumental.shape}"
@@ -71,7 +73,7 @@ def decode(decoders: Decoders, vocal: np.ndarray, instrumental: np.ndarray, limi
     codes = [_checked(decoders.codec, name, track) for name, track in zip(TRACKS, (vocal, instrumental), strict=True)]
     vocoders = (decoders.vocal, decoders.instrumental)
     began = time.monotonic()
-    emit(Progress(TOPIC, "", 0, frames, "frames"))
+    emit(Progress(TOPIC, label, 0, frames, "frames"))
     for chunk in chunks(frames, CHUNK_FRAMES, max(vocoder.context for vocoder in vocoders)):
         low = low_mix[:, FRAME_SAMPLES * chunk.start : FRAME_SAMPLES * chunk.stop]
         for track_codes, vocoder, stem in zip(codes, vocoders, stems, strict=True):
@@ -81,12 +83,12 @@ def decode(decoders: Decoders, vocal: np.ndarray, instrumental: np.ndarray, limi
             low += wave.clamp(-mixing.LIMIT, mixing.LIMIT).cpu().numpy()
             sound = vocoder.decode(embedding, chunk.left, chunk.right)
             stem[:, VOCODER_FRAME_SAMPLES * chunk.start : VOCODER_FRAME_SAMPLES * chunk.stop] = sound.cpu().numpy()
-        emit(Progress(TOPIC, "", chunk.stop, frames, "frames", chunk.stop / FRAME_RATE))
+        emit(Progress(TOPIC, label, chunk.stop, frames, "frames", chunk.stop / FRAME_RATE))
     mix = stems[0] + stems[1]
     for waveform in (mix, *stems):
         mixing.limit(waveform, limit)
     mixing.replace_low(low_mix, mix, out=mix)
-    emit(Finished(TOPIC, "", frames, "frames", time.monotonic() - began, frames / FRAME_RATE))
+    emit(Finished(TOPIC, label, frames, "frames", time.monotonic() - began, frames / FRAME_RATE))
     return Stems(mix, *stems)
 
 

@@ -5,7 +5,7 @@ business. Source: YuE infer.py, stage2_inference.
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,12 +16,11 @@ from yue_cli.errors import ArtifactError
 from yue_cli.events import Emit, Finished, Progress, ignore
 from yue_cli.generation import Choice, fill_frames
 from yue_cli.sampling import most_likely
-from yue_cli.seats import LADDER, ladder_step
+from yue_cli.seats import Seat, deal, seat_all
 from yue_cli.settings import Stage2Settings
 from yue_cli.vocab import CODEBOOKS, FRAME_RATE, WINDOW_FRAMES, Vocabulary
 
 TOPIC = "stage 2"
-LABEL = ""  # the stage as a whole
 TRACKS = 2  # vocal, instrumental
 FINE = CODEBOOKS - 1
 
@@ -43,10 +42,21 @@ class Window:
         return slice(self.start + self.kept_from, self.start + self.length)
 
 
+@dataclass(frozen=True, eq=False)
+class Task:
+    """One song whose codes are to be filled in, together with others or alone."""
+
+    tracks: tuple[np.ndarray, np.ndarray]  # coarse codes of vocal and instrumental, integers [1, T]
+    windows: Sequence[Window]  # all that `cut` made of them
+    seats: Sequence[Seat]  # one for every window
+    finished: Mapping[int, np.ndarray]  # windows that are done, by number: int32 ids [frames, 8]
+
+
 @dataclass(frozen=True)
-class Batch:
-    windows: tuple[Window, ...]  # all of one length
-    rows: int  # a step of the ladder; above the number of windows, the last window is repeated
+class _Batch:
+    members: tuple[tuple[int, int], ...]  # task and window for every place; where nobody sits, somebody's again
+    seated: tuple[int, ...]  # the places where somebody sits
+    windows: tuple[Window, ...]  # of those
 
     @property
     def steps(self) -> int:
@@ -57,31 +67,26 @@ class Batch:
         return sum(window.length - window.kept_from for window in self.windows)
 
 
-@dataclass(frozen=True)
-class Plan:
-    frames: int
-    batches: tuple[Batch, ...]
-
-
-def plan(frames: int, tail: str, rows: int) -> Plan:
-    """Cut both tracks into windows and put windows of one length into batches of up to `rows`.
+def cut(frames: int, tail: str) -> list[Window]:
+    """Cut both tracks into windows.
 
     tail: `overlap` decodes the end of a track as its last full window; `short` as a shorter one (YuE infer.py).
     """
-    assert rows in LADDER, f"{rows} rows are no step of the ladder"
-    windows = [window for track in range(TRACKS) for window in _windows(track, frames, tail)]
-    batches = []
-    for length in sorted({window.length for window in windows}, reverse=True):
-        group = [window for window in windows if window.length == length]
-        for first in range(0, len(group), rows):
-            chosen = tuple(group[first : first + rows])
-            batches.append(Batch(chosen, rows=ladder_step(len(chosen))))
-    return Plan(frames, tuple(batches))
+    return [window for track in range(TRACKS) for window in _windows(track, frames, tail)]
 
 
-def count_windows(frames: int, tail: str) -> int:
-    """Count the windows of both tracks."""
-    return TRACKS * len(_windows(0, frames, tail))
+def deal_seats(songs: Sequence[Sequence[Window]], rows: int) -> list[list[Seat]]:
+    """Deal the windows of all songs their seats in batches of up to `rows`, each of windows of one length."""
+    dealt: dict[tuple[int, int], Seat] = {}
+    for length in sorted({window.length for windows in songs for window in windows}):
+        alike = [
+            (song, number)
+            for song, windows in enumerate(songs)
+            for number, window in enumerate(windows)
+            if window.length == length
+        ]
+        dealt |= dict(zip(alike, deal(len(alike), rows), strict=True))
+    return [[dealt[song, number] for number in range(len(windows))] for song, windows in enumerate(songs)]
 
 
 def cache_length(frames: int) -> int:
@@ -92,50 +97,52 @@ def cache_length(frames: int) -> int:
 def decode(
     engine: Engine,
     vocabulary: Vocabulary,
-    tracks: tuple[np.ndarray, np.ndarray],
+    tasks: Sequence[Task],
     *,
     settings: Stage2Settings,
-    rows: int,
-    finished: Mapping[int, np.ndarray],
     emit: Emit = ignore,
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Decode the batches that are not in `finished` and yield each with its number when it is done.
+) -> Iterator[dict[int, dict[int, np.ndarray]]]:
+    """Decode the windows that are not finished and yield each batch of them when it is done: by task, by number.
 
-    tracks: coarse codes of vocal and instrumental, integers [1, T]. settings: resolved, with no open value.
-    rows: as for `plan`. A batch is int32 ids [windows, frames, 8].
+    settings: resolved, with no open value. A window is int32 ids [frames, 8].
     Raises ArtifactError for tracks of different length or values that are no codes.
     """
-    assert settings.tail is not None, "settings must be resolved"
     assert settings.restrict_picks is not None, "settings must be resolved"
-    coarse = _checked(tracks, vocabulary)
-    batches = plan(coarse.shape[1], settings.tail, rows).batches
+    coarse = [_checked(task.tracks, vocabulary) for task in tasks]
     choices = _choices(engine, vocabulary, settings.restrict_picks)
     opening = [vocabulary.start_of_audio, vocabulary.stage_1]
-    told = _Told([batch for number, batch in enumerate(batches) if number not in finished], emit)
-    for number, batch in enumerate(batches):
-        if number in finished:
-            continue
-        windows = [*batch.windows, *[batch.windows[-1]] * (batch.rows - len(batch.windows))]
-        given = np.stack([coarse[window.track, window.start : window.start + window.length] for window in windows])
+    batches = _batches(tasks)
+    told = _Told(batches, len(tasks), emit)
+    for batch in batches:
+        cuts = [(coarse[task], tasks[task].windows[number]) for task, number in batch.members]
+        given = np.stack([ids[window.track, window.start : window.start + window.length] for ids, window in cuts])
         prompts = np.stack([np.concatenate([opening, row, [vocabulary.stage_2]]) for row in given])
-        ids = fill_frames(engine, prompts, given, choices, heard=told.heard)
+        ids = fill_frames(engine, prompts, given, choices, heard=told.heard).astype(np.int32)
         told.next_batch()
-        yield number, ids[: len(batch.windows)].astype(np.int32)
+        done: dict[int, dict[int, np.ndarray]] = {}
+        for place in batch.seated:
+            task, number = batch.members[place]
+            done.setdefault(task, {})[number] = ids[place]
+        yield done
     told.finish()
 
 
 def assemble(
-    plan: Plan, batches: Mapping[int, np.ndarray], vocabulary: Vocabulary, *, restrict_picks: bool
+    frames: int,
+    windows: Sequence[Window],
+    filled: Mapping[int, np.ndarray],
+    vocabulary: Vocabulary,
+    *,
+    restrict_picks: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Join the ids of all batches into the codes of vocal and instrumental, each [8, T].
+    """Join the ids of a song's windows into the codes of vocal and instrumental, each [8, T].
 
     With restricted picks every code is one: int16. Otherwise uint32 as YuE infer.py saves: ids of a wrong codebook are
     replaced by the row's most frequent value, which may be a wrong one itself.
     """
-    ids = np.zeros((TRACKS, CODEBOOKS, plan.frames), dtype=np.uint32)
-    for number, batch in enumerate(plan.batches):
-        for window, frames in zip(batch.windows, batches[number], strict=True):
-            ids[window.track, :, window.kept] = frames[window.kept_from :].T
+    ids = np.zeros((TRACKS, CODEBOOKS, frames), dtype=np.uint32)
+    for number, window in enumerate(windows):
+        ids[window.track, :, window.kept] = filled[number][window.kept_from :].T
     starts = [vocabulary.codebook(index).start for index in range(CODEBOOKS)]
     codes = ids - np.array(starts, dtype=np.uint32)[:, None]  # too small ids wrap around, as in the original
     if restrict_picks:
@@ -144,6 +151,26 @@ def assemble(
     else:
         codes = np.stack([[_repaired(row, vocabulary.codebook_size) for row in track] for track in codes])
     return codes[0], codes[1]
+
+
+def _batches(tasks: Sequence[Task]) -> list[_Batch]:
+    """Put the windows that are not finished into batches, the longest first."""
+    lacking = [
+        (task, number)
+        for task, song in enumerate(tasks)
+        for number in range(len(song.windows))
+        if number not in song.finished
+    ]
+    batches = []
+    for length in sorted({tasks[task].windows[number].length for task, number in lacking}, reverse=True):
+        alike = [(task, number) for task, number in lacking if tasks[task].windows[number].length == length]
+        for places in seat_all([tasks[task].seats[number] for task, number in alike]):
+            present = [item for item in places if item is not None]
+            windows = tuple(tasks[task].windows[number] for task, number in (alike[item] for item in present))
+            members = tuple(alike[present[-1] if item is None else item] for item in places)
+            seated = tuple(place for place, item in enumerate(places) if item is not None)
+            batches.append(_Batch(members, seated, windows))
+    return batches
 
 
 def _windows(track: int, frames: int, tail: str) -> list[Window]:
@@ -195,8 +222,9 @@ def _repaired(row: np.ndarray, codebook_size: int) -> np.ndarray:
 class _Told:
     """Turns the steps of batch after batch into events of the whole stage."""
 
-    def __init__(self, batches: list[Batch], emit: Emit) -> None:
+    def __init__(self, batches: list[_Batch], songs: int, emit: Emit) -> None:
         self._batches, self._emit = batches, emit
+        self._label = "" if songs == 1 else f"{songs} songs"
         self._total = sum(batch.steps for batch in batches)
         self._number = self._steps_before = self._frames_before = 0
         self._began = time.monotonic()
@@ -205,7 +233,7 @@ class _Told:
         batch = self._batches[self._number]
         frames = self._frames_before + batch.kept_frames * steps / batch.steps
         done = self._steps_before + steps
-        self._emit(Progress(TOPIC, LABEL, done, self._total, "steps", frames / TRACKS / FRAME_RATE))
+        self._emit(Progress(TOPIC, self._label, done, self._total, "steps", frames / TRACKS / FRAME_RATE))
 
     def next_batch(self) -> None:
         batch = self._batches[self._number]
@@ -216,4 +244,4 @@ class _Told:
     def finish(self) -> None:
         seconds = time.monotonic() - self._began
         music_s = self._frames_before / TRACKS / FRAME_RATE
-        self._emit(Finished(TOPIC, LABEL, self._total, "steps", seconds, music_s))
+        self._emit(Finished(TOPIC, self._label, self._total, "steps", seconds, music_s))
