@@ -101,7 +101,8 @@ def test_a_user_error_is_exit_code_1(flags):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["run", "--sead", "3"], ["stage1"], ["run", "song", "--segments", "two"], ["sing"], ["run", "a", "b"]]
+    "arguments",
+    [["run", "--sead", "3"], ["stage1"], ["run", "song", "--segments", "two"], ["sing"], ["run", "a", "--takes", "0"]],
 )
 def test_wrong_usage_is_exit_code_2_in_one_line(arguments):
     outcome = yue(*arguments)
