@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from yue_cli import plan, song
+from yue_cli import plan, song, takes
 from yue_cli.atomic import write_bytes
 from yue_cli.commands import console, options
 from yue_cli.commands.request import read_song
@@ -30,24 +30,35 @@ def status(
     project = Project(folder)
     if not folder.is_dir():
         raise ArtifactError(f"{folder}: there is no such folder. `yue run {folder}` makes a song there.")
-    asked = read_song(project)
-    settled, settings, _ = song.settle(asked, None, {})
-    wanted = plan.try_request(settled if asked.seed is not None else asked, resolve(settings))
-    states = plan.states(project, wanted)
+    asked, states = _look(project)
+    others = {path: _look(Project(path)) for path in takes.find(folder)}
     if plot is not None:
         _draw(project, asked, plot)
     if json:
-        facts: dict[str, Any] = {"song": str(folder), "seed": asked.seed, "stages": [_facts(each) for each in states]}
+        facts = _song_facts(folder, asked, states)
+        if others:
+            facts["takes"] = [_song_facts(path, *found) for path, found in others.items()]
         console.answer_json(facts if plot is None else facts | {"plot": str(plot)})
         return
     if plot is not None:
         console.answer(str(plot))
         return
-    for state in states:
-        console.answer(_row(state, width=max(7, len(states[0].stage))))
+    if not others or any(state.state != "missing" for state in states):
+        for state in states:
+            console.answer(_row(state, width=max(7, len(states[0].stage))))
+    for path, (take, found) in others.items():
+        console.answer(_take_row(path, take, found))
     for state in states:
         if state.state == "stale" and state.stage != "stage1":
             console.warn(f"{state.stage} is stale: `yue {_command(state.stage)} {folder}` makes it anew")
+
+
+def _look(project: Project) -> tuple[Song, list[StageState]]:
+    """Read what is asked of a song and what there is of it."""
+    asked = read_song(project)
+    settled, settings, _ = song.settle(asked, None, {})
+    wanted = plan.try_request(settled if asked.seed is not None else asked, resolve(settings))
+    return asked, plan.states(project, wanted)
 
 
 def _draw(project: Project, asked: Song, path: Path) -> None:
@@ -73,6 +84,15 @@ def _row(state: StageState, width: int) -> str:
     return "  ".join(parts)
 
 
+def _take_row(path: Path, asked: Song, states: list[StageState]) -> str:
+    """Say in one line how far a take is: its first stage that is not as it should be, or its length."""
+    rest = next((state for state in states if not state.is_usable), None)
+    last = states[-1].manifest
+    how = f"{rest.stage} {rest.state}" if rest else "current"
+    parts = [f"take {path.name} {how:<14}", console.clock(last.music_s) if last and rest is None else "    "]
+    return "  ".join([*parts, f"seed {asked.seed}"])
+
+
 def _made(state: StageState) -> list[str]:
     manifest = state.manifest
     assert manifest is not None
@@ -83,6 +103,10 @@ def _made(state: StageState) -> list[str]:
     if manifest.truncated:
         words.append(f"cut: {', '.join(str(number) for number in manifest.truncated)}")
     return [" · ".join(words)]
+
+
+def _song_facts(folder: Path, asked: Song, states: list[StageState]) -> dict[str, Any]:
+    return {"song": str(folder), "seed": asked.seed, "stages": [_facts(each) for each in states]}
 
 
 def _facts(state: StageState) -> dict[str, Any]:
