@@ -2,6 +2,7 @@
 told as not known.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ from yue_cli.project import StageState
 from yue_cli.speeds import Speeds
 from yue_cli.stages import stage2
 from yue_cli.stages.stage1 import TOKENS_A_SECOND
-from yue_cli.vocab import FRAME_RATE, WINDOW_FRAMES
+from yue_cli.vocab import FRAME_RATE
 from yue_cli.workbench import Workbench
 
 
@@ -75,8 +76,14 @@ def _stage2_s(bench: Workbench, known: Speeds, need: Need, frames: int) -> float
     tail = bench.settings.stage2.tail
     assert tail is not None and need.rows is not None
     total = 0.0
-    for batch in stage2.plan(frames, tail, need.rows).batches:
-        took = known.stage2_s(need.weights, len(batch.windows), min(batch.windows[0].length, WINDOW_FRAMES))
+    lengths = Counter(window.length for window in stage2.cut(frames, tail))
+    batches = [
+        (min(need.rows, count - first), length)
+        for length, count in lengths.items()
+        for first in range(0, count, need.rows)
+    ]
+    for windows, length in batches:
+        took = known.stage2_s(need.weights, windows, length)
         if took is None:
             return None
         total += took
