@@ -26,6 +26,7 @@ LEVELS = [
         "models",
         "hub",
         "copies",
+        "model_card",
         "weights",
         "speeds",
     ],
@@ -45,6 +46,7 @@ LEVELS = [
         "singing",
         "filling",
         "pipeline",
+        "quantize",
         "plot",
         "doctor",
     ],
@@ -54,7 +56,7 @@ THIRD_PARTY = {
     "yaml": {"settings"},
     "sentencepiece": {"tokenizer"},
     "soundfile": {"audio_files"},
-    "filelock": {"project", "weights"},
+    "filelock": {"project", "weights", "quantize"},
     "huggingface_hub": {"hub"},
     "matplotlib": {"plot"},
     "platformdirs": {"commands"},
@@ -74,6 +76,7 @@ THIRD_PARTY = {
         "machine",
         "toy",
         "workbench",
+        "quantize",
     },
     "numpy": None,  # anywhere
 }

@@ -21,6 +21,7 @@ from yue_cli.commands import (
     models,
     plan,
     presets,
+    quantize,
     run,
     stage1,
     stage2,
@@ -52,7 +53,7 @@ def _stoppable(command: Callable[..., None]) -> Callable[..., None]:
     return call
 
 
-for module in (run, plan, encode, stage1, stage2, decode, demo, lyrics, status, presets, doctor, import_):
+for module in (run, plan, encode, stage1, stage2, decode, demo, lyrics, status, presets, doctor, import_, quantize):
     name = module.__name__.rpartition(".")[2]
     app.command(name.rstrip("_"))(_stoppable(getattr(module, name)))
 

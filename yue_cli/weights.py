@@ -39,6 +39,7 @@ class ModelFolder:
     name: str
     path: Path
     revision: str | None = None
+    format: str | None = None  # of a quantized one
 
 
 @dataclass(frozen=True)
@@ -99,11 +100,15 @@ class Library:
             made = self.makers[name](self.home)
             return ModelFolder(name, made / part, revision=made.name)
         if name is not None and (folder := _folder(name, part)) is not None:
-            return ModelFolder(name, self._own(folder, part))
+            own = self._own(folder, part)
+            if not (own / copies.RECORD_FILE).is_file():
+                return ModelFolder(name, own)
+            record = copies.read_record(own)
+            return ModelFolder(name, own, record["revision"], record["format"])
         if name is not None and (asked := copies.split_name(name)) is not None:
             self._source(asked[0], part)  # of that part?
             copy = self.copy(name)
-            return None if copy is None else ModelFolder(name, copy.path, copy.revision)
+            return None if copy is None else ModelFolder(name, copy.path, copy.revision, copy.format)
         source = self._source(name or DEFAULTS[part], part)
         return self._converted(source) if part == "codec" else self._cached(source, part)
 

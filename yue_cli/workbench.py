@@ -211,7 +211,8 @@ class Workbench:
             texts=texts or {},
             seed=self.request.song.seed,
             settings=flatten(self.settings),
-            model={"name": model.name, "revision": model.revision},
+            model={"name": model.name, "revision": model.revision}
+            | ({"format": model.format} if model.format is not None else {}),
             engine=engine,
             truncated=tuple(truncated),
             versions=machine.versions(),

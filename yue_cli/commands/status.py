@@ -96,7 +96,7 @@ def _take_row(path: Path, asked: Song, states: list[StageState]) -> str:
 def _made(state: StageState) -> list[str]:
     manifest = state.manifest
     assert manifest is not None
-    model = " ".join(str(part) for part in (manifest.model.get("name"), manifest.model.get("revision")) if part)
+    model = " ".join(str(part) for key in ("name", "revision", "format") if (part := manifest.model.get(key)))
     words = [model, *(str(manifest.engine[key]) for key in ("dtype", "device") if key in manifest.engine)]
     if manifest.seed is not None and state.stage == "stage1":
         words.append(f"seed {manifest.recipe.get('seed', manifest.seed)}")

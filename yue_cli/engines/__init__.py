@@ -1,18 +1,19 @@
 """The registry of engines: each backend is a name and a module that is imported when it is used.
 
 A backend is a package with four functions: `available()`, `claims(folder)`, `describe(folder)` and
-`open_engine(folder, ...)`.
+`open_engine(folder, ...)`; one that quantizes models has a fifth, `plan_conversion(folder, format)`.
 """
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from yue_cli.errors import EngineError
 from yue_cli.events import Emit, ignore
+from yue_cli.models import FORMATS
 
 if TYPE_CHECKING:
     import torch
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 AUTO = "auto"
 _BACKENDS = {"native": "yue_cli.engines.native", "exl2": "yue_cli.engines.exl2"}
 _PREFERRED = "native"  # for a folder that no other engine claims
+_QUANTIZERS = dict.fromkeys(FORMATS, "native")  # the backend that makes and reads each format
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,25 @@ class ModelFacts:
     engine: str = _PREFERRED  # which will run it
     dtype: str | None = None  # the only one it is computed in; None: the one that is asked for
     deterministic: bool = True  # do equal inputs give equal bits on one machine?
+
+
+class Conversion(Protocol):
+    """A checkpoint folder's way into a quantized format."""
+
+    @property
+    def files(self) -> Mapping[str, int]:
+        """The files of weights, in the order in which they are written, with about their bytes."""
+
+    @property
+    def texts(self) -> Mapping[str, str]:
+        """The small files that tell how the weights are read."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """All that decides the values beside the weights themselves."""
+
+    def write(self, name: str, target: Path, device: "torch.device", told: Callable[[int], None]) -> None:
+        """Write one file of weights and tell, again and again, how many bytes are written. Raises CheckpointError."""
 
 
 def names() -> tuple[str, ...]:
@@ -111,6 +132,15 @@ def write_sizes(folder: Path, sizes: Mapping[str, Any], format: str | None = Non
     sizes: what a config.json says. format: of the weights; None: floating point.
     """
     _backend(_PREFERRED).write_sizes(folder, sizes, format)
+
+
+def plan_conversion(folder: Path, format: str) -> Conversion:
+    """Find out how a checkpoint folder becomes a quantized one, before anything is read or written.
+
+    Raises CheckpointError for a folder that cannot be quantized.
+    """
+    conversion: Conversion = _backend(_QUANTIZERS[format]).plan_conversion(folder, format)
+    return conversion
 
 
 def _name(engine: str, folder: Path) -> str:

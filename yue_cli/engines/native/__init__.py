@@ -11,6 +11,7 @@ from yue_cli.events import Emit
 if TYPE_CHECKING:
     import torch
 
+    from yue_cli.engines.native.convert import Conversion
     from yue_cli.engines.native.engine import NativeEngine
 
 
@@ -47,6 +48,13 @@ def describe_config(config: LlamaConfig, dtype: "torch.dtype", cache: str) -> Mo
         work_bytes=CHUNK * (12 * config.hidden + 4 * config.inner * dtype.itemsize),
         work_bytes_per_token=CHUNK * groups * (1 + dtype.itemsize) + widened,
     )
+
+
+def plan_conversion(folder: Path, format: str) -> "Conversion":
+    """Look at a checkpoint folder that is to be quantized. Raises CheckpointError."""
+    from yue_cli.engines.native.convert import Conversion
+
+    return Conversion(folder, format)
 
 
 def open_engine(

@@ -23,7 +23,7 @@ def load(folder: Path, config: LlamaConfig, *, device: torch.device, dtype: torc
     Never holds more than one tensor beside those already in place. Raises CheckpointError.
     """
     with torch.inference_mode():
-        return Loader(folder, _find_tensors(folder), device, dtype).load(config)
+        return Loader(folder, find_tensors(folder), device, dtype).load(config)
 
 
 class Loader:
@@ -108,10 +108,10 @@ class Loader:
                     raise CheckpointError(f"{path}: no tensor {name}, where {INDEX_FILE} says it is.")
                 return path, file.get_tensor(name)
         except (SafetensorError, OSError) as error:
-            raise _unreadable(path, error) from error
+            raise unreadable(path, error) from error
 
 
-def _find_tensors(folder: Path) -> dict[str, Path]:
+def find_tensors(folder: Path) -> dict[str, Path]:
     """Tell which file holds each tensor: by the index, or by looking into every file."""
     index = folder / INDEX_FILE
     if index.exists():
@@ -133,11 +133,11 @@ def _find_tensors(folder: Path) -> dict[str, Path]:
             with safe_open(path, framework="pt") as file:
                 places |= dict.fromkeys(file.keys(), path)
         except (SafetensorError, OSError) as error:
-            raise _unreadable(path, error) from error
+            raise unreadable(path, error) from error
     return places
 
 
-def _unreadable(path: Path, error: Exception) -> CheckpointError:
+def unreadable(path: Path, error: Exception) -> CheckpointError:
     """Say what is wrong with a file: cut short, a git-lfs stub, or no safetensors file at all."""
     found = path.stat().st_size if path.exists() else 0
     expected = _size_by_header(path)
