@@ -31,7 +31,7 @@ LEVELS = [
         "speeds",
     ],
     ["prompt"],
-    ["sampling", "mixing"],
+    ["sampling", "comparison", "mixing"],
     ["engines.base", "engines", "engines.native", "engines.exl2"],
     ["generation", "stages.reference", "stages.stage1", "stages.stage2", "stages.decode"],
     [
@@ -47,6 +47,7 @@ LEVELS = [
         "filling",
         "pipeline",
         "quantize",
+        "replay",
         "plot",
         "doctor",
     ],
@@ -67,6 +68,7 @@ THIRD_PARTY = {
     "triton": {"engines.native"},
     "torch": {
         "sampling",
+        "comparison",
         "mixing",
         "engines.base",
         "engines.native",
@@ -77,6 +79,7 @@ THIRD_PARTY = {
         "toy",
         "workbench",
         "quantize",
+        "replay",
     },
     "numpy": None,  # anywhere
 }

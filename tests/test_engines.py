@@ -152,6 +152,25 @@ def test_a_prompt_in_chunks_equals_single_steps(engine: Engine, dtype: torch.dty
     assert_close(dtype, engine.prefill([ids]), stepped(engine, ids[:1000], ids[1000:]))
 
 
+@pytest.mark.parametrize("start", [0, 5, 700, LONG - 1])
+def test_following_a_row_gives_what_its_prompts_give(engine: Engine, dtype: torch.dtype, start: int) -> None:
+    ids, head = random_ids(LONG), (range(100, 300), range(7, 8))
+    pieces = list(engine.follow(ids, start, head))
+    assert max(map(len, pieces)) <= 64
+    found = torch.cat(pieces)
+    assert found.shape == (LONG - start, 201)
+    for position in {start, (start + LONG) // 2, LONG - 2, LONG - 1} - {start - 1}:
+        assert_close(dtype, found[position - start], engine.prefill([ids[: position + 1]], head)[0])
+    list(engine.follow(ids[:20], 3))
+    assert_close(dtype, engine.step(columns(ids[20:21]).to(engine.device)), engine.prefill([ids[:21]]))
+
+
+def test_every_engine_can_follow_a_row_by_steps(engine: Engine, dtype: torch.dtype) -> None:
+    ids = random_ids(30)
+    stepped = torch.cat(list(Engine.follow(engine, ids, 4)))
+    assert_close(dtype, torch.cat(list(engine.follow(ids, 4))), stepped)
+
+
 def test_equal_prompts_give_equal_bits_in_any_company(engine: Engine) -> None:
     ids, head = random_ids(700), (range(64),)
     first = engine.prefill([ids, random_ids(1)], head)

@@ -16,6 +16,7 @@ from yue_cli.commands import (
     demo,
     doctor,
     encode,
+    eval,
     import_,
     lyrics,
     models,
@@ -53,7 +54,22 @@ def _stoppable(command: Callable[..., None]) -> Callable[..., None]:
     return call
 
 
-for module in (run, plan, encode, stage1, stage2, decode, demo, lyrics, status, presets, doctor, import_, quantize):
+for module in (
+    run,
+    plan,
+    encode,
+    stage1,
+    stage2,
+    decode,
+    demo,
+    lyrics,
+    status,
+    presets,
+    doctor,
+    import_,
+    quantize,
+    eval,
+):
     name = module.__name__.rpartition(".")[2]
     app.command(name.rstrip("_"))(_stoppable(getattr(module, name)))
 

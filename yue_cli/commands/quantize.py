@@ -6,13 +6,22 @@ from typing import Annotated
 import typer
 
 from yue_cli.commands import console, options
+from yue_cli.commands.measuring import describe, measure
 from yue_cli.commands.request import home
+from yue_cli.errors import SettingsError
+
+LIMIT = 20_000  # tokens of a measurement after quantizing: what tells a good copy from a bad one
 
 
 def quantize(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="The original: a name (yue models list), hub id or folder.")
     ],
+    songs: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[SONG]...", show_default=False, help="Finished songs on which the copy is measured."),
+    ] = None,
+    *,
     format: Annotated[
         str, typer.Option("--format", metavar="NAME", help="native-8bit, native-4bit or exl2, which needs exllamav2.")
     ],
@@ -24,26 +33,40 @@ def quantize(
     head_bits: Annotated[
         int | None, typer.Option("--head-bits", metavar="N", help="Of exl2: bits a weight of the output head.")
     ] = None,
+    stage: Annotated[
+        str | None, typer.Option("--stage", metavar="NAME", help="stage1 or stage2, where the model does not tell.")
+    ] = None,
     device: options.Device = None,
     offline: options.Offline = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Make a copy of a model in 8 or 4 bits; run it again to go on after any interruption."""
-    from yue_cli import machine, quantize  # loads torch
+    from yue_cli import machine, quantize, replay  # loads torch
     from yue_cli.weights import Library
 
     told = console.Console(-1 if quiet else 0)
     quantize.check_format(format, bpw, head_bits)
     chosen = machine.choose_device(device or "auto")
+    replay.check_stage(stage)
     library = Library(home(), {}, told.emit, offline)
     with told.watching():
         original = quantize.find_original(library, model)
         folder = quantize.choose_folder(library, original, format, output)
+        stage = stage or original.part
+        if songs and stage is None:
+            raise SettingsError(f"of which stage {model} is is not clear: give --stage stage1 or stage2.")
         made = quantize.make(original, format, folder, chosen, told.emit)
+        quality = []
+        if songs and stage is not None:
+            quality = [measure(library, stage, str(folder), str(original.path), songs, LIMIT, device, told.emit)]
+            quantize.add_quality(folder, quality)
     name = f"{model}@{format}" if output is None else str(folder)
-    told.line("next", f"`--set {original.part or 'stage1'}.model={name}` sings with it")
+    told.line("next", f"`--set {stage or 'stage1'}.model={name}` sings with it")
+    for row in quality:
+        told.line("quality", describe(row))
     if json:
-        console.answer_json({"name": name, "path": str(folder), "format": format, "made": made})
+        answer = {"name": name, "path": str(folder), "format": format, "made": made, "quality": quality}
+        console.answer_json(answer)
     else:
         console.answer(str(folder))

@@ -1,7 +1,7 @@
 """What every engine can do: logits for a few rows of ids. Knows ids only, neither music nor sampling."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -55,6 +55,16 @@ class Engine(ABC):
 
         ids: int64 [R, n] on the engine's device. Returns float32 [R, columns].
         """
+
+    def follow(self, row: np.ndarray, start: int, head: Head | None = None) -> Iterator[Tensor]:
+        """Empty the cache, read one whole row and give the logits after each of its ids from `start` on.
+
+        row: int64 [n], n at most `self.length`. Yields float32 [m, columns] piece by piece, n - start rows in all, so
+        that a long row needs no more memory than a short one.
+        """
+        yield self.prefill([row[: start + 1]], head)
+        for number in row[start + 1 :]:
+            yield self.step(torch.tensor([[int(number)]], device=self.device), head)
 
     def fuse(self, pick: Pick, head: Head | None = None) -> Advance:
         """Join a step and the choice of the next id.

@@ -27,6 +27,7 @@ from yue_cli.errors import OutOfMemory
 # Prompts are read in pieces of this many ids, one row after the other, so that a prompt's numbers depend on
 # nothing but the prompt: neither on other rows nor on how a run was resumed.
 CHUNK = 512
+_FOLLOWED = 64  # positions whose logits are in memory at once while a row is followed
 _FEW = 2  # ids of a row that a fast step reads; more are read as prompts are
 
 
@@ -142,6 +143,24 @@ class NativeEngine(Engine):
                 last.append(hidden)
             self._filled_there[: len(rows)] = torch.tensor(self._filled, device=self.device)
             return linear(torch.cat(last), self._head(head)).float()
+
+    def follow(self, row: np.ndarray, start: int, head: Head | None = None) -> Iterator[Tensor]:
+        model = self._opened()
+        assert 0 <= start < len(row) <= self.length, f"{start}, {len(row)}: no place in a row of {self.length}"
+        ids = torch.from_numpy(np.asarray(row, dtype=np.int64))[None]
+        self._filled = []
+        for first in range(0, len(row), CHUNK):
+            with torch.inference_mode(), self._on_device(), enough_memory(self.device, "the work on a row"):
+                span = Span(slice(0, 1), slice(0, 1), first)
+                states = model.read(ids[:, first : first + CHUNK].to(self.device), [span])[0]
+                wanted = model.norm(states[max(0, start - first) :], model.weights.norm)
+            for part in wanted.split(_FOLLOWED) if len(wanted) else ():
+                with torch.inference_mode(), self._on_device():
+                    logits = linear(part, self._head(head)).float()
+                yield logits
+        self._filled = [len(row)]
+        with torch.inference_mode():
+            self._filled_there[:1] = len(row)
 
     @torch.inference_mode()
     def step(self, ids: Tensor, head: Head | None = None) -> Tensor:

@@ -70,6 +70,10 @@ class Llama:
 
         ids: int64 [R, n]. Returns [R, hidden], before the head.
         """
+        return self.norm(self.read(ids, spans)[:, -1], self.weights.norm)
+
+    def read(self, ids: Tensor, spans: list[Span]) -> Tensor:
+        """Read as `forward` does; return every position's state after the last layer [R, n, hidden], not normed."""
         count = ids.shape[1]
         rotation = self._rotation(spans, count)
         masks = [None if self.can_flash else _mask(span.start, count, ids.device) for span in spans]
@@ -86,7 +90,7 @@ class Llama:
                     attended.append(attention.masked(q[span.rows], *known, mask))
             x = x + linear(torch.cat(attended).flatten(2), layer.output)
             x = x + self.feed_forward(x, layer)
-        return self.norm(x[:, -1], self.weights.norm)
+        return x
 
     def queries_keys_values(
         self, x: Tensor, layer: Layer, rotation: tuple[Tensor, Tensor]
