@@ -1,91 +1,140 @@
-"""Write models of the published sizes with random weights: their speed and memory are those of the trained ones.
+"""Write models as published, with random weights: names, shapes, files and their speed and memory are the same.
 
-    python benchmarks/random_checkpoint.py FOLDER [--layers 32] [--device cuda]
+    python benchmarks/random_checkpoint.py FOLDER [--layers 32] [--seed 0]
 
-FOLDER gets `stage1/`, `stage2/` and `codec/` (17 GB with all layers), to be used as `--set stage1.model=FOLDER` and so
-on. The texts go through the toy's tokenizer; what is sung is noise.
+FOLDER gets `stage1/` (three shards), `stage2/` (one file) and `codec/` (three `.pth` files), 17 GB with all layers, to
+be used as `--set stage1.model=FOLDER` and so on. The texts go through the toy's tokenizer; what is sung is noise.
 """
 
 import argparse
 import json
 import shutil
+from math import prod
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from torch import Tensor
 
-from xcodec_mini_infer import checkpoint
-from xcodec_mini_infer.codec import CodecConfig
-from xcodec_mini_infer.vocoder import VocoderConfig
-from yue_cli.models import SIZES
+from xcodec_mini_infer import checkpoint, convert
+from yue_cli.models import CODEC_FILES, SIZES
 from yue_cli.resources import resource
 from yue_cli.tokenizer import TOKENIZER_FILE
+
+SHARDS = {"stage1": 3, "stage2": 1}
+_POOL = 2**26 + 3  # random numbers that all weights are cut from; odd, so that no two rows are the same
+
+Shapes = dict[str, tuple[tuple[int, ...], float]]  # name: shape, scale; 0 is a norm's weight of ones
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--layers", type=int, default=32)
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
+    weights = Weights(arguments.seed)
     for stage, sizes in SIZES.items():
         config = sizes | {"architectures": ["LlamaForCausalLM"], "num_hidden_layers": arguments.layers}
-        write_language_model(arguments.folder / stage, config, torch.device(arguments.device))
-    write_codec(arguments.folder / "codec")
+        write_language_model(arguments.folder / stage, config, weights, SHARDS[stage])
+    write_codec(arguments.folder / "codec", weights)
 
 
-def write_language_model(folder: Path, config: dict, device: torch.device) -> None:
-    """Write one file of tables and one a layer, with the index that names them."""
+class Weights:
+    """Random numbers without end, at the price of a few."""
+
+    def __init__(self, seed: int) -> None:
+        self._generator = torch.Generator().manual_seed(seed)
+        self._pool = torch.randn(_POOL, generator=self._generator).bfloat16()
+
+    def draw(self, shape: tuple[int, ...], scale: float, dtype: torch.dtype) -> Tensor:
+        """Cut normal numbers of this scale out of the pool, from a random place on and round its end."""
+        if scale == 0:
+            return torch.ones(shape, dtype=dtype)
+        at = int(torch.randint(_POOL, (1,), generator=self._generator))
+        missing, pieces = prod(shape), []
+        while missing:
+            pieces.append(self._pool[at : at + missing])
+            missing, at = missing - len(pieces[-1]), 0
+        return (torch.cat(pieces) * scale).to(dtype).view(shape)
+
+
+def language_model(config: dict) -> Shapes:
+    """List the tensors of a LLaMA in the order of its files."""
+    hidden, inner, rows = config["hidden_size"], config["intermediate_size"], config["vocab_size"]
+    shared = hidden // config["num_attention_heads"] * config["num_key_value_heads"]
+    found: Shapes = {"model.embed_tokens.weight": ((rows, hidden), 0.5)}
+    for number in range(config["num_hidden_layers"]):
+        layer: Shapes = {
+            "input_layernorm": ((hidden,), 0),
+            "self_attn.q_proj": ((hidden, hidden), hidden**-0.5),
+            "self_attn.k_proj": ((shared, hidden), hidden**-0.5),
+            "self_attn.v_proj": ((shared, hidden), hidden**-0.5),
+            "self_attn.o_proj": ((hidden, hidden), hidden**-0.5),
+            "post_attention_layernorm": ((hidden,), 0),
+            "mlp.gate_proj": ((inner, hidden), hidden**-0.5),
+            "mlp.up_proj": ((inner, hidden), hidden**-0.5),
+            "mlp.down_proj": ((hidden, inner), inner**-0.5),
+        }
+        found |= {f"model.layers.{number}.{name}.weight": facts for name, facts in layer.items()}
+    return found | {"model.norm.weight": ((hidden,), 0), "lm_head.weight": ((rows, hidden), hidden**-0.5)}
+
+
+def write_language_model(folder: Path, config: dict, weights: Weights, shards: int) -> None:
+    """Write a checkpoint folder in bfloat16: one file, or shards of about one size and the index that names them."""
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(resource(f"toy/{TOKENIZER_FILE}"), folder / TOKENIZER_FILE)
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
-    hidden, inner, rows = config["hidden_size"], config["intermediate_size"], config["vocab_size"]
-    shared = hidden // config["num_attention_heads"] * config["num_key_value_heads"]
-    generator = torch.Generator(device).manual_seed(0)
-
-    def matrix(out: int, into: int, scale: float) -> torch.Tensor:
-        weight = torch.empty(out, into, device=device, dtype=torch.bfloat16)
-        return weight.normal_(0, scale, generator=generator).cpu()
-
-    def ones() -> torch.Tensor:
-        return torch.ones(hidden, dtype=torch.bfloat16)
-
-    tables = {"model.embed_tokens.weight": matrix(rows, hidden, 0.5), "model.norm.weight": ones()}
-    tables["lm_head.weight"] = matrix(rows, hidden, hidden**-0.5)
-    files = {"model-tables.safetensors": list(tables)}
-    save_file(tables, folder / "model-tables.safetensors")
-    for number in range(config["num_hidden_layers"]):
-        layer = {
-            "input_layernorm": ones(),
-            "self_attn.q_proj": matrix(hidden, hidden, hidden**-0.5),
-            "self_attn.k_proj": matrix(shared, hidden, hidden**-0.5),
-            "self_attn.v_proj": matrix(shared, hidden, hidden**-0.5),
-            "self_attn.o_proj": matrix(hidden, hidden, hidden**-0.5),
-            "post_attention_layernorm": ones(),
-            "mlp.gate_proj": matrix(inner, hidden, hidden**-0.5),
-            "mlp.up_proj": matrix(inner, hidden, hidden**-0.5),
-            "mlp.down_proj": matrix(hidden, inner, inner**-0.5),
-        }
-        named = {f"model.layers.{number}.{name}.weight": tensor for name, tensor in layer.items()}
-        save_file(named, folder / f"model-{number:02d}.safetensors")
-        files[f"model-{number:02d}.safetensors"] = list(named)
-    where = {name: file for file, names in files.items() for name in names}
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}, indent=1) + "\n")
+    tensors = language_model(config)
+    total, before, parts = sum(prod(shape) for shape, _ in tensors.values()), 0, [{} for _ in range(shards)]
+    for name, facts in tensors.items():
+        before += prod(facts[0])
+        parts[(before - 1) * shards // total][name] = facts
+    if shards == 1:
+        write_safetensors(folder / "model.safetensors", parts[0], weights)
+        return
+    where = {}
+    for number, part in enumerate(parts, start=1):
+        file = f"model-{number:05d}-of-{shards:05d}.safetensors"
+        write_safetensors(folder / file, part, weights)
+        where |= dict.fromkeys(part, file)
+    index = {"metadata": {"total_size": 2 * total}, "weight_map": where}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1) + "\n")
 
 
-def write_codec(folder: Path) -> None:
-    """Write codec and vocoders at the published size."""
-    generator = torch.Generator().manual_seed(0)
+def write_safetensors(path: Path, tensors: Shapes, weights: Weights) -> None:
+    """Write bfloat16 tensors one after the other, so that no file is ever whole in memory.
 
-    def fill(shapes: dict[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
+    The format: the header's length as 8 bytes, a JSON header, the tensors' bytes.
+    """
+    header, at = {}, 0
+    for name, (shape, _) in tensors.items():
+        size = 2 * prod(shape)
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [at, at + size]}
+        at += size
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for shape, scale in tensors.values():
+            file.write(weights.draw(shape, scale, torch.bfloat16).view(-1).view(torch.uint8).numpy().data)
+
+
+def write_codec(folder: Path, weights: Weights) -> None:
+    """Write codec and vocoders as published: pickles, with all that inference reads."""
+    layout = convert.published_layout()
+
+    def fill(shapes: checkpoint.Shapes) -> dict[str, Tensor]:
         # Small values everywhere: what comes out is quiet noise.
-        return {name: 0.03 * torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+        return {name: weights.draw(shape, 0.03, torch.float32) for name, shape in shapes.items()}
 
-    codec, vocoder = CodecConfig(), VocoderConfig()
-    tensors = {checkpoint.CODEC_FILE: fill(checkpoint.codec_shapes(codec) | checkpoint.encoder_shapes(codec))}
-    for file in (checkpoint.VOCAL_FILE, checkpoint.INSTRUMENTAL_FILE):
-        tensors[file] = fill(checkpoint.vocoder_shapes(vocoder))
-    checkpoint.write(folder, codec, vocoder, tensors)
+    contents = {
+        "codec": {"codec_model": fill(layout.decoding | layout.encoding)},
+        "vocal": fill(layout.vocoder),
+        "instrumental": fill(layout.vocoder),
+    }
+    for part, file in CODEC_FILES.items():
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        torch.save(contents[part], folder / file)
 
 
 if __name__ == "__main__":
