@@ -1,3 +1,4 @@
+import gc
 import os
 import shutil
 import tempfile
@@ -14,6 +15,12 @@ os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"
 os.environ["HF_HOME"] = str(Path(tempfile.gettempdir()) / "yue-no-models")  # never made
 
 from tests.command_line import GENRE, LYRICS, SEED, SHORT, done
+
+
+def pytest_collection_finish() -> None:
+    """Keep what is loaded by now out of every later collection of garbage: a run ends with two, on all of torch."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

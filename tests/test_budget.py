@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.command_line import done, refused
+from tests.command_line import SHORT, done, refused
 from tests.folders import contents
 from tests.library import tokens
 from yue_cli import budget, engines, machine, presets
@@ -387,8 +387,8 @@ def test_a_preset_of_a_card_is_planned_with_weights_that_must_be_made_first_and_
 
 
 def test_a_run_that_cannot_fit_is_refused_before_anything_loads(place):
-    options = ["--preset", "demo", "--lyrics", "lyrics.txt", "--genre", "slow folk"]
-    text = refused("run", "song", *options, "--set", "execution.memory_limit=0.012")
+    options = [*SHORT, "--lyrics", "lyrics.txt", "--genre", "slow folk"]
+    text = refused("run", "song", *options, "--set", "execution.memory_limit=0.01")
     assert text.startswith("stage 1 needs 0.0 GB of memory (")
     assert text.endswith(" Nothing was loaded.")
     assert not (place / "song" / "stage1").exists()
