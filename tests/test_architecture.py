@@ -50,6 +50,7 @@ LEVELS = [
         "replay",
         "plot",
         "doctor",
+        "bench",
     ],
     ["commands", "main"],
 ]

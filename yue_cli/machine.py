@@ -1,5 +1,6 @@
 """What this machine offers: a device, its free memory, how much was used, which versions run."""
 
+import gc
 import os
 import platform
 import sys
@@ -156,6 +157,24 @@ def peak_bytes() -> tuple[int, int]:
     unit = 1 if sys.platform == "darwin" else 1024
     main = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit if resource else 0
     return main, torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+
+
+def begin_peak(device: torch.device) -> None:
+    """Forget the most GPU memory that was used so far."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_on(device: torch.device) -> int | None:
+    """Tell the most memory of a GPU that was used since `begin_peak`; None for a CPU, which keeps no such count."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+
+
+def free_memory(device: torch.device) -> None:
+    """Give back what a model took, so that the next one fits."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def versions() -> dict[str, str]:

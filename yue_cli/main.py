@@ -11,6 +11,7 @@ from typer.exceptions import TyperException
 
 from yue_cli import __version__
 from yue_cli.commands import (
+    bench,
     console,
     decode,
     demo,
@@ -66,6 +67,7 @@ for module in (
     status,
     presets,
     doctor,
+    bench,
     import_,
     quantize,
     eval,

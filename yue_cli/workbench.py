@@ -1,6 +1,5 @@
 """What the making of every stage shares: where the model is, an opened engine, tokens that can be stored, manifests."""
 
-import gc
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from yue_cli import engines, machine, models, plan, toy
 from yue_cli.artifacts import TRACKS, Manifest, Tokens, describe_files, storable, write_tokens
@@ -161,9 +159,7 @@ class Workbench:
 
     def free_memory(self) -> None:
         """Give back what a model took, so that the next one fits."""
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        machine.free_memory(self.device)
 
     def storable(self, stage: str, vocal: np.ndarray, instrumental: np.ndarray, remedy: str) -> Tokens:
         """Turn a stage's codes into tokens. Those that cannot be stored are kept raw and refused: ArtifactError."""

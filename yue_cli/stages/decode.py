@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from xcodec_mini_infer import FRAME_RATE, FRAME_SAMPLES, VOCODER_FRAME_SAMPLES, CodecError, checkpoint
-from xcodec_mini_infer.codec import CHUNK_FRAMES, Codec
+from xcodec_mini_infer.codec import CHUNK_FRAMES, Codec, CodecConfig
 from xcodec_mini_infer.context import chunks, trim
-from xcodec_mini_infer.vocoder import Vocoder
+from xcodec_mini_infer.vocoder import Vocoder, VocoderConfig
 from yue_cli import mixing
 from yue_cli.errors import ArtifactError, CheckpointError
 from yue_cli.events import Emit, Finished, Progress, ignore
@@ -55,6 +55,17 @@ def open_codec(folder: Path, device: str | torch.device = "cpu") -> Decoders:
         )
     except CodecError as error:
         raise CheckpointError(str(error)) from error
+
+
+def make_codec(device: str | torch.device = "cpu") -> Decoders:
+    """Make up a codec of the published size: as fast as the real one, but what it decodes is noise."""
+    with torch.device(device):
+        codec, vocal, instrumental = Codec(CodecConfig()), Vocoder(VocoderConfig()), Vocoder(VocoderConfig())
+        for book in codec.quantizer.codebooks:
+            torch.nn.init.normal_(book)
+    for module in (codec, vocal, instrumental):
+        module.eval().requires_grad_(False)
+    return Decoders(codec, vocal, instrumental)
 
 
 def decode(

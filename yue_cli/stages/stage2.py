@@ -109,14 +109,13 @@ def decode(
     """
     assert settings.restrict_picks is not None, "settings must be resolved"
     coarse = [_checked(task.tracks, vocabulary) for task in tasks]
-    choices = _choices(engine, vocabulary, settings.restrict_picks)
-    opening = [vocabulary.start_of_audio, vocabulary.stage_1]
+    choices = frame_choices(engine, vocabulary, settings.restrict_picks)
     batches = _batches(tasks)
     told = _Told(batches, len(tasks), emit)
     for batch in batches:
         cuts = [(coarse[task], tasks[task].windows[number]) for task, number in batch.members]
         given = np.stack([ids[window.track, window.start : window.start + window.length] for ids, window in cuts])
-        prompts = np.stack([np.concatenate([opening, row, [vocabulary.stage_2]]) for row in given])
+        prompts = np.stack([window_prompt(vocabulary, row) for row in given])
         ids = fill_frames(engine, prompts, given, choices, heard=told.heard).astype(np.int32)
         told.next_batch()
         done: dict[int, dict[int, np.ndarray]] = {}
@@ -125,6 +124,22 @@ def decode(
             done.setdefault(task, {})[number] = ids[place]
         yield done
     told.finish()
+
+
+def window_prompt(vocabulary: Vocabulary, coarse: np.ndarray) -> np.ndarray:
+    """Say what is read before a window's first frame. coarse: its ids of codebook 0, [T]. Returns int64 [T + 3]."""
+    return np.concatenate([[vocabulary.start_of_audio, vocabulary.stage_1], coarse, [vocabulary.stage_2]])
+
+
+def frame_choices(engine: Engine, vocabulary: Vocabulary, restrict_picks: bool) -> list[Choice]:
+    """Say from which ids each of a frame's seven picks comes: its own codebook, or any but the first."""
+
+    def choice(ids: range) -> Choice:
+        return Choice.of(engine, partial(most_likely, ids.start), (ids,))
+
+    if restrict_picks:
+        return [choice(vocabulary.codebook(index)) for index in range(1, CODEBOOKS)]
+    return [choice(range(vocabulary.codebook(1).start, vocabulary.codebook(CODEBOOKS).start))] * FINE
 
 
 def assemble(
@@ -181,17 +196,6 @@ def _windows(track: int, frames: int, tail: str) -> list[Window]:
     elif rest:
         windows.append(Window(track, frames - rest, rest))
     return windows
-
-
-def _choices(engine: Engine, vocabulary: Vocabulary, restrict_picks: bool) -> list[Choice]:
-    """Say from which ids each of a frame's seven picks comes: its own codebook, or any but the first."""
-
-    def choice(ids: range) -> Choice:
-        return Choice.of(engine, partial(most_likely, ids.start), (ids,))
-
-    if restrict_picks:
-        return [choice(vocabulary.codebook(index)) for index in range(1, CODEBOOKS)]
-    return [choice(range(vocabulary.codebook(1).start, vocabulary.codebook(CODEBOOKS).start))] * FINE
 
 
 def _checked(tracks: tuple[np.ndarray, np.ndarray], vocabulary: Vocabulary) -> np.ndarray:

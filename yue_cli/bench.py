@@ -1,0 +1,535 @@
+"""What this machine does: each stage timed with the very loops that make songs, and a whole song computed from that.
+
+A model that is not here is made up at the published sizes. On a CPU, where the published models would take minutes to
+say anything, one and two of their layers are timed and the rest is computed: time is a straight line in the layers.
+"""
+
+import json
+import math
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from yue_cli import engines, machine, models, seats
+from yue_cli.engines.base import Engine
+from yue_cli.errors import EngineError
+from yue_cli.events import Emit, Event, Note, Progress
+from yue_cli.generation import fill_frames
+from yue_cli.prompt import Prompts
+from yue_cli.settings import Settings, flatten
+from yue_cli.speeds import Measured, interpolate
+from yue_cli.stages import decode, stage1, stage2
+from yue_cli.vocab import CODEBOOKS, FRAME_RATE, WINDOW_FRAMES, Vocabulary
+from yue_cli.weights import Library
+
+STAGES = ("stage1", "stage2", "decode")
+SEGMENT_TOKENS = 3000  # the longest segment: 30 s
+PROMPT_TOKENS, NEXT_PROMPT_TOKENS = 800, 100  # before the first segment of a usual song, and before each later one
+CONTEXTS = (1000, 4000, 7000, 10_000, 13_000, 16_000)  # tokens, at which stage 1 is timed
+_CPU_CONTEXTS = (512,)
+_TOKENS = 600  # timed at a context, or fewer:
+_ENOUGH_S, _LEAST = 2.0, 3  # so long, but so many of them at least
+_WARM_UP_CONTEXT, _WARM_UP_TOKENS, _WARM_UP_FRAMES = 16, 40, 24  # graphs are recorded and kernels chosen in these
+_CPU_WEIGHTS = 1_500_000_000  # bytes: of larger models only a part is timed on a CPU, …
+_CPU_LAYERS = (1, 2)  # … with so many of their layers
+_CPU_ROWS, _CPU_FILLED = 4, WINDOW_FRAMES // 2  # the middle of a window stands for all of it
+_CPU_MUSIC_S = 6.0  # of music that is decoded
+
+
+@dataclass(frozen=True)
+class Model:
+    """What was timed. On a CPU it may have been a part."""
+
+    name: str
+    is_synthetic: bool  # its weights were made up
+    weight_bytes: int  # of all of it
+    timed_layers: tuple[int, ...] | None  # None: all
+
+
+@dataclass(frozen=True)
+class Point:
+    context: int
+    token_s: float  # for one more token of every song
+    read_s: float  # for reading that much
+
+
+@dataclass(frozen=True)
+class Stage1Result:
+    model: Model
+    rows: int
+    open_s: float
+    first_s: float  # until the first tokens after a short prompt: kernels, recording
+    points: tuple[Point, ...]
+    tokens: int  # of each song
+    token_s: float  # mean of the song; computed
+    seconds: float  # for all songs; computed
+    memory_bytes: int
+    peak_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Stage2Result:
+    model: Model
+    rows: int
+    windows: int
+    open_s: float
+    first_s: float
+    frames: int  # that were timed
+    window_s: float  # for all frames of a batch of windows
+    seconds: float  # for all windows
+    memory_bytes: int
+    peak_bytes: int | None
+
+
+@dataclass(frozen=True)
+class DecodeResult:
+    model: Model
+    open_s: float
+    first_s: float
+    music_s: float  # that was decoded
+    decode_s: float  # for a second of music
+    seconds: float  # for all songs
+    peak_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Report:
+    device: str
+    hardware: str
+    engine: str
+    dtype: str
+    songs: int
+    music_s: float  # of each song
+    date: str
+    versions: dict[str, str]
+    stage1: Stage1Result | None
+    stage2: Stage2Result | None
+    decode: DecodeResult | None
+
+    @property
+    def seconds(self) -> float | None:
+        """The time for all songs, loading apart; None where a stage was not timed."""
+        parts = [self.stage1, self.stage2, self.decode]
+        return None if None in parts else sum(part.seconds for part in parts if part is not None)
+
+    def speeds(self) -> list[Measured]:
+        """List what is worth remembering: what one song takes."""
+        if self.songs != 1:
+            return []
+        found = []
+        about = partial(Measured, self.hardware, versions=self.versions, date=self.date)
+        if self.stage1 is not None:
+            points = tuple((point.context, point.token_s) for point in self.stage1.points)
+            found.append(_of(self.stage1.model, partial(about, "stage1", token_s=points)))
+        if self.stage2 is not None:
+            rows, window_s = self.stage2.rows, self.stage2.window_s
+            found.append(_of(self.stage2.model, partial(about, "stage2", rows=rows, window_s=window_s)))
+        if self.decode is not None:
+            found.append(_of(self.decode.model, partial(about, "decode", decode_s=self.decode.decode_s)))
+        return found
+
+
+def measure(
+    settings: Settings,
+    library: Library,
+    *,
+    stages: Sequence[str],
+    songs: int,
+    music_s: float,
+    synthetic: bool,
+    emit: Emit,
+) -> Report:
+    """Time the stages of songs of `music_s` seconds. synthetic: make up weights even where the models are here.
+
+    settings: resolved. Raises EngineError for what does not fit into memory, CheckpointError for a model that was
+    named and is not here.
+    """
+    with tempfile.TemporaryDirectory(prefix="yue-bench-") as name:
+        bench = _Bench(settings, library, Path(name), songs, music_s, synthetic, emit)
+        return Report(
+            device=str(bench.device),
+            hardware=machine.hardware_name(bench.device),
+            engine=settings.execution.engine,
+            dtype=str(bench.dtype).removeprefix("torch."),
+            songs=songs,
+            music_s=music_s,
+            date=datetime.now(UTC).isoformat(timespec="seconds"),
+            versions=machine.versions(),
+            stage1=bench.stage1() if "stage1" in stages else None,
+            stage2=bench.stage2() if "stage2" in stages else None,
+            decode=bench.decode() if "decode" in stages else None,
+        )
+
+
+def segment_starts(tokens: int, limit: int) -> list[tuple[int, int]]:
+    """Tell of every segment of a song how long its prompt is and how many tokens it has.
+
+    limit: of a prompt; beyond it the oldest segments are left out.
+    """
+    found, context = [], PROMPT_TOKENS
+    for done in range(0, tokens, SEGMENT_TOKENS):
+        while context > max(limit, PROMPT_TOKENS):
+            context -= SEGMENT_TOKENS + NEXT_PROMPT_TOKENS
+        count = min(SEGMENT_TOKENS, tokens - done)
+        found.append((context, count))
+        context += count + NEXT_PROMPT_TOKENS
+    return found
+
+
+def extend(times: dict[int, float], layers: int) -> float:
+    """Compute the time of `layers` layers from that of one or two numbers of them."""
+    (few, short), *more = sorted(times.items())
+    if not more:
+        return short
+    many, long = more[-1]
+    return short + (long - short) / (many - few) * (layers - few)
+
+
+class _Enough(Exception):
+    """Enough was heard to know the speed."""
+
+
+class _Watch:
+    """Looks at the clock whenever a loop says how far it is; stops the loop when that tells enough."""
+
+    def __init__(self, enough_s: float = math.inf) -> None:
+        self._enough_s = enough_s
+        self._began = time.perf_counter()
+        self._marks: list[tuple[int, float]] = []
+
+    def hear(self, done: int) -> None:
+        now = time.perf_counter()
+        self._marks.append((done, now))
+        if len(self._marks) > _LEAST and now - self._marks[0][1] >= self._enough_s:
+            raise _Enough
+
+    def hear_event(self, event: Event) -> None:
+        if isinstance(event, Progress):
+            self.hear(event.done)
+
+    @property
+    def done(self) -> int:
+        return self._marks[-1][0]
+
+    @property
+    def unit_s(self) -> float:
+        """Seconds for one unit, from the first that was heard of to the last."""
+        (first, began), (last, ended) = self._marks[0], self._marks[-1]
+        assert last > first, "a loop that was over before it could be timed"
+        return (ended - began) / (last - first)
+
+    @property
+    def before_s(self) -> float:
+        """Seconds before the first unit."""
+        done, at = self._marks[0]
+        return max(0.0, at - self._began - done * self.unit_s)
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """A language model that is to be timed: the folders that hold it, or parts of it, by their number of layers."""
+
+    model: Model
+    layers: int
+    folders: dict[int, Path]
+    facts: engines.ModelFacts  # of the largest folder, …
+    whole: engines.ModelFacts  # … and of all of the model
+    vocabulary: Vocabulary
+
+
+class _Bench:
+    def __init__(
+        self,
+        settings: Settings,
+        library: Library,
+        scratch: Path,
+        songs: int,
+        music_s: float,
+        synthetic: bool,
+        emit: Emit,
+    ) -> None:
+        self.settings, self.library, self.scratch, self.emit = settings, library, scratch, emit
+        self.songs, self.music_s, self.synthetic = songs, music_s, synthetic
+        self.device = machine.choose_device(settings.execution.device)
+        execution = settings.execution
+        self.dtype = machine.choose_dtype(execution.dtype, self.device, execution.compute_capability)
+        self.is_cpu = self.device.type == "cpu"
+        self.random = np.random.default_rng(0)
+
+    # Stage 1
+
+    def stage1(self) -> Stage1Result:
+        settings = replace(self.settings.stage1, guidance_later=self.settings.stage1.guidance_first)
+        tokens = round(self.music_s * stage1.TOKENS_A_SECOND)
+        starts = segment_starts(tokens, settings.context - SEGMENT_TOKENS - 1)
+        reached = max(start + count for start, count in starts)
+        rows = stage1.needed_rows(settings) * seats.ladder_step(self.songs)
+        subject = self._subject("stage1", rows, reached, _CPU_CONTEXTS[-1])
+        contexts = self._contexts(subject, reached, min(settings.context, subject.whole.max_length))
+        length = max(contexts[-1], _WARM_UP_CONTEXT) + _TOKENS + 1
+
+        points: dict[int, dict[int, Point]] = {context: {} for context in contexts}
+        for layers, folder in subject.folders.items():
+            with self._engine("stage 1", folder, subject, rows, length) as (engine, open_s):
+                first_s = self._time_tokens(engine, subject.vocabulary, _WARM_UP_CONTEXT, _WARM_UP_TOKENS).read_s
+                for context in contexts:
+                    points[context][layers] = self._time_tokens(engine, subject.vocabulary, context, _TOKENS)
+                memory, peak = engine.memory, machine.peak_on(self.device)
+        whole = tuple(
+            Point(
+                context,
+                extend({layers: point.token_s for layers, point in found.items()}, subject.layers),
+                extend({layers: point.read_s for layers, point in found.items()}, subject.layers),
+            )
+            for context, found in points.items()
+        )
+        token_s, read_s = ([(point.context, getattr(point, name)) for point in whole] for name in ("token_s", "read_s"))
+        sung = sum(count * interpolate(token_s, start + count / 2) for start, count in starts)
+        # Reading takes as long a token everywhere, nearly.
+        read = sum(start * read_s[-1][1] / read_s[-1][0] for start, _ in starts) * self.songs
+        return Stage1Result(
+            model=subject.model,
+            rows=rows,
+            open_s=open_s,
+            first_s=first_s,
+            points=whole,
+            tokens=tokens,
+            token_s=sung / tokens,
+            seconds=sung + read,
+            memory_bytes=memory,
+            peak_bytes=peak,
+        )
+
+    def _contexts(self, subject: _Subject, reached: int, longest: int) -> list[int]:
+        """Choose the contexts to time: up to the first that is not shorter than any of the song."""
+        known = CONTEXTS if subject.model.timed_layers is None else _CPU_CONTEXTS
+        room = longest - _TOKENS - 1
+        chosen = [context for index, context in enumerate(known) if index == 0 or known[index - 1] < reached]
+        return [context for context in chosen if context <= room] or [max(1, room)]
+
+    def _time_tokens(self, engine: Engine, vocabulary: Vocabulary, context: int, tokens: int) -> Point:
+        """Sing the beginning of a segment after a prompt of `context` ids, with every song in its seat."""
+        nothing, end = np.empty(0, dtype=np.int64), np.array([vocabulary.separator])
+        prompts = Prompts(
+            head=self._codes(vocabulary, context - 1),
+            reference=nothing,
+            segments=(end,),
+            start_of_segment=nothing,
+            end_of_segment=nothing,
+            end_of_audio=vocabulary.end_of_audio,
+        )
+        settings = replace(
+            self.settings.stage1, min_new_tokens=tokens, max_new_tokens=tokens, context=context + tokens + 1
+        )
+        dealt = seats.deal(self.songs, seats.ladder_step(self.songs))
+        tasks = [stage1.Task(prompts, seeds=[song], seats=[seat]) for song, seat in enumerate(dealt)]
+        watch = _Watch(_ENOUGH_S)
+        sung = stage1.generate(engine, vocabulary, tasks, settings=settings, rules="yue", emit=watch.hear_event)
+        with suppress(_Enough):
+            next(sung)
+        return Point(context, watch.unit_s * self.songs, watch.before_s)
+
+    # Stage 2
+
+    def stage2(self) -> Stage2Result:
+        tail = self.settings.stage2.tail
+        assert tail is not None, "settings must be resolved"
+        windows = len(stage2.cut(max(1, round(self.music_s * FRAME_RATE)), tail)) * self.songs
+        length = stage2.cache_length(WINDOW_FRAMES)
+        least = seats.ladder_step(min(self.settings.execution.rows or 1, windows))
+        subject = self._subject("stage2", least, length, length)
+        rows = self._rows(subject, windows, length)
+        times: dict[int, float] = {}
+        for layers, folder in subject.folders.items():
+            with self._engine("stage 2", folder, subject, rows, length) as (engine, open_s):
+                first_s, frames, times[layers] = self._time_frames(engine, subject.vocabulary, rows)
+                memory, peak = engine.memory, machine.peak_on(self.device)
+        window_s = extend(times, subject.layers)
+        return Stage2Result(
+            model=subject.model,
+            rows=rows,
+            windows=windows,
+            open_s=open_s,
+            first_s=first_s,
+            frames=frames,
+            window_s=window_s,
+            seconds=math.ceil(windows / rows) * window_s,
+            memory_bytes=memory,
+            peak_bytes=peak,
+        )
+
+    def _rows(self, subject: _Subject, windows: int, length: int) -> int:
+        rows = self.settings.execution.rows
+        if rows is not None:
+            return seats.ladder_step(min(rows, windows))
+        free = self._free() - subject.whole.parameter_bytes
+        wanted = min(windows, _CPU_ROWS) if self.is_cpu else windows
+        return seats.rows_that_fit(free, bytes_per_row=subject.whole.cache_bytes_per_token * length, wanted=wanted)
+
+    def _time_frames(self, engine: Engine, vocabulary: Vocabulary, rows: int) -> tuple[float, int, float]:
+        """Fill windows: seconds until the first frames, frames that were timed, seconds for all of a window."""
+        assert self.settings.stage2.restrict_picks is not None, "settings must be resolved"
+        choices = stage2.frame_choices(engine, vocabulary, self.settings.stage2.restrict_picks)
+        coarse = self._codes(vocabulary, rows * WINDOW_FRAMES).reshape(rows, WINDOW_FRAMES)
+        prompts = np.stack([stage2.window_prompt(vocabulary, row) for row in coarse])
+
+        def fill(filled: int, frames: int, enough_s: float) -> _Watch:
+            known = self._codes(vocabulary, rows * filled * CODEBOOKS).reshape(rows, -1)
+            watch = _Watch(enough_s)
+            with suppress(_Enough):
+                given = coarse[:, filled : filled + frames]
+                fill_frames(engine, np.concatenate([prompts, known], axis=1), given, choices, heard=watch.hear)
+            return watch
+
+        began = time.perf_counter()
+        if self.is_cpu:
+            # The cost of a frame is a straight line in those before it.
+            watch = fill(_CPU_FILLED, WINDOW_FRAMES - _CPU_FILLED, _ENOUGH_S)
+            return time.perf_counter() - began, watch.done // stage2.FINE, watch.unit_s * WINDOW_FRAMES * stage2.FINE
+        first_s = fill(0, _WARM_UP_FRAMES, math.inf).before_s
+        began = time.perf_counter()
+        fill(0, WINDOW_FRAMES, math.inf)
+        return first_s, WINDOW_FRAMES, time.perf_counter() - began
+
+    # Decode
+
+    def decode(self) -> DecodeResult:
+        machine.begin_peak(self.device)
+        name = self.settings.decode.codec or models.DEFAULTS["codec"]
+        found = None if self.synthetic else self.library.find(name, "codec")
+        if found is None and self.settings.decode.codec is not None and not self.synthetic:
+            self.library.locate(name, "codec")  # says what is missing
+        folder = None if found is None else found.path
+        began = time.perf_counter()
+        decoders = decode.make_codec(self.device) if folder is None else decode.open_codec(folder, self.device)
+        open_s = time.perf_counter() - began
+        music_s = min(self.music_s, _CPU_MUSIC_S) if self.is_cpu else self.music_s
+        frames = max(1, round(music_s * FRAME_RATE))
+        codebooks = min(CODEBOOKS, decoders.codec.config.codebooks)
+        codes = self.random.integers(0, decoders.codec.config.codebook_size, (2, codebooks, frames), dtype=np.int16)
+        limit = self.settings.decode.limit
+        assert limit is not None, "settings must be resolved"
+        times = []
+        with machine.threads_for(decoders.weight_bytes):
+            for _ in range(2):  # the first time, kernels are chosen
+                began = time.perf_counter()
+                decode.decode(decoders, codes[0], codes[1], limit)
+                times.append(time.perf_counter() - began)
+        decode_s = times[-1] * FRAME_RATE / frames
+        return DecodeResult(
+            model=Model(name, folder is None, decoders.weight_bytes, None),
+            open_s=open_s,
+            first_s=times[0],
+            music_s=frames / FRAME_RATE,
+            decode_s=decode_s,
+            seconds=decode_s * self.music_s * self.songs,
+            peak_bytes=machine.peak_on(self.device),
+        )
+
+    # Models
+
+    def _subject(self, part: str, rows: int, whole_length: int, part_length: int) -> _Subject:
+        """Choose what is timed: the model that is here, one that is made up, or on a CPU a part of either.
+
+        Of several forms of its weights, the first that fits with so many rows of `whole_length`, or of `part_length`
+        where a part is timed. Raises EngineError, CheckpointError.
+        """
+        asked = flatten(self.settings)
+        named, form = asked[f"{part}.model"], asked[f"execution.{part}_weights"]
+        forms = ("published", *models.FORMATS) if form == "auto" else (str(form),)
+        base = str(named or models.DEFAULTS[part])
+        names = {form: base if form == "published" else models.in_form(base, form) for form in forms}
+        folders = {} if self.synthetic else {form: self.library.find(name, part) for form, name in names.items()}
+        here = {form: folder.path for form, folder in folders.items() if folder is not None}
+        if not here and named is not None and not self.synthetic:
+            self.library.locate(names[forms[0]], part)  # says what is missing
+        for form in here or forms:
+            subject = self._subject_in(part, names[form], form, here.get(form))
+            length = whole_length if subject.model.timed_layers is None else part_length
+            need = subject.facts.parameter_bytes + subject.facts.cache_bytes_per_token * rows * length
+            if need <= self._free():
+                return subject
+        fewer = "Take fewer --songs" if self.songs > 1 else "Take a smaller model with --set"
+        raise EngineError(
+            f"{subject.model.name} needs {need / 1e9:.1f} GB of memory with {rows} rows of {length:,} tokens; "
+            f"{machine.device_name(self.device)} has {self._free() / 1e9:.1f} GB free. {fewer}, or use --device cpu."
+        )
+
+    def _subject_in(self, part: str, name: str, form: str, folder: Path | None) -> _Subject:
+        """Look at one form of a model; folder: where it is, None to make it up."""
+        is_synthetic = folder is None
+        if folder is None:
+            folder = self.scratch / f"{part}-{form}"
+            engines.write_sizes(folder, models.SIZES[part], None if form == "published" else form)
+        facts = self._describe(folder)
+        sizes = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        layers: int = sizes["num_hidden_layers"]
+        model = Model(name, is_synthetic, facts.parameter_bytes, None)
+        vocabulary = Vocabulary.read(folder)
+        if not (self.is_cpu and facts.parameter_bytes > _CPU_WEIGHTS):
+            return _Subject(model, layers, {layers: folder}, facts, facts, vocabulary)
+        folders = {count: self.scratch / f"{folder.name}-{count}" for count in _CPU_LAYERS}
+        for count, place in folders.items():
+            # One table for both ends: looking up rows of the first costs nothing.
+            engines.write_sizes(place, sizes | {"num_hidden_layers": count, "tie_word_embeddings": True})
+        part_facts = self._describe(folders[max(_CPU_LAYERS)])
+        return _Subject(replace(model, timed_layers=_CPU_LAYERS), layers, folders, part_facts, facts, vocabulary)
+
+    def _describe(self, folder: Path) -> engines.ModelFacts:
+        execution = self.settings.execution
+        name = engines.choose(execution.engine, folder)
+        return engines.describe(folder, dtype=self.dtype, engine=name, cache=execution.cache)
+
+    @contextmanager
+    def _engine(
+        self, title: str, folder: Path, subject: _Subject, rows: int, length: int
+    ) -> Iterator[tuple[Engine, float]]:
+        """Open an engine, tell how long that took, and give its memory back afterwards."""
+        machine.begin_peak(self.device)
+        began = time.perf_counter()
+        execution = self.settings.execution
+        engine = engines.open_engine(
+            execution.engine,
+            folder,
+            rows=rows,
+            length=length,
+            device=self.device,
+            dtype=self.dtype,
+            cache=execution.cache,
+            mode=execution.mode,
+            capability=execution.compute_capability,
+            emit=self.emit,
+        )
+        open_s = time.perf_counter() - began
+        model = subject.model
+        part = "" if model.timed_layers is None else " · a part of it"
+        how = "weights made up" if model.is_synthetic or part else "loaded"
+        self.emit(Note(title, f"{model.name}{part} · {how} in {open_s:.1f} s · {engine.memory / 1e9:.2f} GB"))
+        try:
+            with machine.threads_for(subject.facts.parameter_bytes):
+                yield engine, open_s
+            if engine.cost:
+                self.emit(Note(title, engine.cost))
+        finally:
+            engine.close()
+            del engine
+            machine.free_memory(self.device)
+
+    def _free(self) -> int:
+        return machine.free_bytes(self.device, self.settings.execution.memory_limit)
+
+    def _codes(self, vocabulary: Vocabulary, count: int) -> np.ndarray:
+        """Draw ids of codebook 0: what the model reads does not change its speed."""
+        coarse = vocabulary.codebook(0)
+        return self.random.integers(coarse.start, coarse.stop, count, dtype=np.int64)
+
+
+def _of(model: Model, measured: Callable[..., Measured]) -> Measured:
+    return measured(weight_bytes=model.weight_bytes, is_computed=model.timed_layers is not None)
