@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from training.corpus.band_bank import INSTRUMENTS, BandBank
-from training.corpus.compose import Section, Song
 from training.corpus.harmony import CHORD_TYPES, Chord
+from training.corpus.song import Section, Song
 from training.corpus.world import BAR, BEAT, SAMPLES_PER_FRAME
 
 RELEASE_FRAMES = 3
 ACCENT, SOFT = 1.0, 0.7
-_CHORD_GAIN, _BASS_GAIN, _LEAD_GAIN, _DRUM_GAIN = 0.32, 0.55, 0.6, 0.5
+_CHORD_GAIN, _BASS_GAIN, _LEAD_GAIN, _DRUM_GAIN = 0.26, 0.45, 0.5, 0.42  # the mix stays below 1
 _LOWEST_CHORD, _HIGHEST_CHORD = 50, 69
 _LOWEST_BASS = 31  # G1, and the eleven semitones above
 

@@ -7,58 +7,19 @@ from training.corpus.harmony import Chord, write_chords
 from training.corpus.lexicon import LEXICON
 from training.corpus.lyrics import METRES, write_line
 from training.corpus.melody import CHORUS_LIFT, Rhythm, lowest_pitch, write_pitches, write_rhythm
+from training.corpus.song import Section, Song, SungNote
 from training.corpus.tags import Tags, draw_tags, write_tags
+from training.corpus.tunes import TUNES, set_tune
 from training.corpus.world import BAR, KEYS, SINGERS, Key, random_for
 
 HELD_OUT_PAIRS = 20  # one pair of songs in so many is held out
 _SAME_WORDS = 0.5  # of the pairs of songs share their words, under other tags
+_OLD_TUNE = 0.05  # of the songs in major
 _PLAYED_ONLY = 0.1  # of the sections have no words
 _FOUR_LINES = 0.4  # of the songs have four lines in each section, the others two
 _FORMS = "verse chorus, verse chorus verse chorus, verse verse chorus, chorus verse chorus, verse chorus bridge chorus"
 _DOTTED_SIXTEENTH = 8  # frames; a shorter one is too short for a syllable
 _SLOW_SIXTEENTH = 9  # frames; from here on four lines share four bars
-
-
-@dataclass(frozen=True)
-class SungNote:
-    """One syllable on one note, in sixteenths of the section. semitone: MIDI."""
-
-    start: int
-    stop: int
-    semitone: int
-    word: str
-    syllable: int
-    line: int
-
-
-@dataclass(frozen=True)
-class Section:
-    tag: str
-    bars: int
-    lines: tuple[str, ...]  # empty: played only
-    chords: tuple[Chord, ...]
-    notes: tuple[SungNote, ...]  # what is sung
-    played: tuple[SungNote, ...]  # a melody for the band, in a section without words
-
-
-@dataclass(frozen=True)
-class Song:
-    seed: int
-    held_out: bool
-    tags: Tags
-    genre: str  # the tags as a line of text
-    key: Key
-    frames_per_sixteenth: int
-    sections: tuple[Section, ...]
-
-    @property
-    def lyrics(self) -> str:
-        """The words as `yue` reads them: each section under its tag."""
-        return "\n\n".join("\n".join([f"[{section.tag}]", *section.lines]) for section in self.sections) + "\n"
-
-    @property
-    def frames(self) -> int:
-        return sum(section.bars for section in self.sections) * BAR * self.frames_per_sixteenth
 
 
 @dataclass(frozen=True)
@@ -85,20 +46,32 @@ def compose(seed: int, tags: Tags | None = None) -> Song:
     """Compose the song of this seed; the seed chooses the tags where none are given."""
     tags = tags or tags_of(seed)
     words_seed = seed - seed % 2 if random_for(seed // 2, "pair").random() < _SAME_WORDS else seed
-    names, metres, words = _write_words(random_for(words_seed, "words"), is_held_out(seed))
+    genre = write_tags(tags, random_for(seed, "tag words"))
+    held_out = is_held_out(seed)
     dice = random_for(seed, "music")
+    tunes = [tune for tune in TUNES if tune.held_out == held_out]
+    if tags.mode == "major" and dice.random() < _OLD_TUNE:
+        tune = dice.choice(tunes)
+        title: str | None = tune.title
+        key, sections = set_tune(tune, SINGERS[tags.singer], held_out, dice)
+    else:
+        title = None
+        key, sections = _write_sections(tags, random_for(words_seed, "words"), dice, held_out)
+    return Song(seed, held_out, tags, genre, key, tags.frames_per_sixteenth, sections, title)
+
+
+def _write_sections(tags: Tags, words_dice: Random, dice: Random, held_out: bool) -> tuple[Key, tuple[Section, ...]]:
+    names, metres, words = _write_words(words_dice, held_out)
     key = dice.choice(KEYS[tags.mode])
     lowest = lowest_pitch(SINGERS[tags.singer], dice)
     tunes = {
         name: _write_tune(of_lines, tags, key, lowest + (CHORUS_LIFT if name == "chorus" else 0), dice)
         for name, of_lines in metres.items()
     }
-    sections = tuple(
+    return key, tuple(
         _set_words(name, tunes[name], lines) if lines else _play(name, tunes["chorus"])
         for name, lines in zip(names, words, strict=True)
     )
-    genre = write_tags(tags, random_for(seed, "tag words"))
-    return Song(seed, is_held_out(seed), tags, genre, key, tags.frames_per_sixteenth, sections)
 
 
 def _write_words(dice: Random, held_out: bool) -> tuple[list[str], dict[str, list[str]], list[list[str]]]:

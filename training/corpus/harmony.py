@@ -63,7 +63,7 @@ def write_chords(genre: str, key: Key, phrases: int, dice: Random) -> list[Chord
         numerals = opening + (cadence if phrase == phrases - 1 else ["V"])
         start = phrase * 4 * BAR
         for numeral, length in zip(numerals, bars, strict=True):
-            chords.append(_chord(numeral, key, start, start + length))
+            chords.append(read_chord(numeral, key, start, start + length))
             start += length
     return chords
 
@@ -80,7 +80,8 @@ def scale_over(chord: Chord, key: Key) -> frozenset[int]:
     return frozenset((classes - replaced) | foreign)
 
 
-def _chord(numeral: str, key: Key, start: int, stop: int) -> Chord:
+def read_chord(numeral: str, key: Key, start: int, stop: int) -> Chord:
+    """Turn a numeral such as ii or V7 into the chord of a key."""
     name = numeral.removesuffix("7")
     type_ = "seventh" if numeral.endswith("7") else "major" if name.isupper() else "minor"
     return Chord(start, stop, key.pitch_class(_DEGREES.index(name.lower())), type_)

@@ -59,7 +59,7 @@ def write_rhythm(metre: str, length: int, is_dense: bool, may_dot: bool, opens: 
             before = beats.index(index - 1)
             gap = onsets[before + 1] - onsets[before] if before + 1 < len(onsets) else pulse
             starts.append(onsets[before] + (gap * 3 // 4 if is_dotted else gap // 2))
-    longest = 2 * pulse if is_dense else 4 * pulse
+    longest = 3 * pulse if is_dense else 5 * pulse
     last = min(latest, starts[-1] + longest)
     return list(zip(starts, starts[1:] + [last], strict=True))
 

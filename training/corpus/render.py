@@ -11,7 +11,7 @@ import numpy as np
 
 from training.corpus.band import STYLES, Arrangement, arrange, play
 from training.corpus.band_bank import BandBank
-from training.corpus.compose import Song, SungNote
+from training.corpus.song import Song, SungNote
 from training.corpus.voice import (
     LONGEST_ONSET,
     MOST_CONSONANT,
@@ -143,6 +143,7 @@ class Renderer:
             "genre": song.genre,
             "tags": asdict(song.tags),
             "lyrics": song.lyrics,
+            "old_tune": song.old_tune,
             "frames": song.frames,
             "frames_per_sixteenth": k,
             "key": {"tonic": song.key.tonic, "mode": song.key.mode},

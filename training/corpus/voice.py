@@ -27,6 +27,7 @@ from training.corpus.world import FRAME_RATE, SAMPLE_RATE, SAMPLES_PER_FRAME
 
 HOP = SAMPLES_PER_FRAME // STEPS_PER_FRAME
 FFT = 2048  # of a response at SAMPLE_RATE: 46 ms
+AHEAD = 32  # samples of a response kept for what band-limiting puts before its start
 BINS = FFT * VOICE_RATE // SAMPLE_RATE // 2 + 1  # up to half of VOICE_RATE; above it there is nothing
 
 MOST_CONSONANT = 0.4  # of a note, before its vowel as after it
@@ -158,11 +159,12 @@ def _add_pulses(out: np.ndarray, amplitude: np.ndarray, voiced: np.ndarray, pitc
         whole = times.astype(int)
         step = np.minimum(start + whole // HOP, stop - 1)
         period = SAMPLE_RATE / hertz[np.minimum(whole, len(hertz) - 1)]
-        shift = np.exp(np.outer(times - whole, _SAMPLE_SHIFT))
+        shift = np.exp(np.outer(times - whole + AHEAD, _SAMPLE_SHIFT))
         spectra = responses[step] * shift * np.sqrt(period)[:, None]
         pulses = np.fft.irfft(spectra, FFT, axis=1).astype(np.float32)
-        for pulse, position in zip(pulses, start * HOP + whole, strict=True):
-            out[position : position + FFT] += pulse[: len(out) - position]
+        for pulse, position in zip(pulses, start * HOP + whole - AHEAD, strict=True):
+            first = max(position, 0)
+            out[first : position + FFT] += pulse[first - position : len(out) - position]
 
 
 def _add_noise(out: np.ndarray, amplitude: np.ndarray, names: Sequence[str]) -> None:
