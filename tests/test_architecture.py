@@ -48,6 +48,7 @@ LEVELS = [
         "pipeline",
         "quantize",
         "replay",
+        "quantize_exl2",
         "plot",
         "doctor",
         "bench",
@@ -64,8 +65,8 @@ THIRD_PARTY = {
     "platformdirs": {"commands"},
     "typer": {"commands", "main"},
     "rich": {"commands"},
-    "exllamav2": {"engines.exl2.extension"},
-    "safetensors": {"engines.native", "toy"},
+    "exllamav2": {"engines.exl2.extension", "engines.exl2.converter"},
+    "safetensors": {"engines.native", "engines.exl2", "toy"},
     "triton": {"engines.native"},
     "torch": {
         "sampling",

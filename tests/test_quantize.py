@@ -1,6 +1,5 @@
 """`yue quantize`: where a copy lies, what an interruption leaves, and the one line that each refusal gets."""
 
-import importlib.util
 import json
 import os
 import resource
@@ -11,7 +10,6 @@ import textwrap
 from pathlib import Path
 
 import pytest
-import torch
 from filelock import FileLock
 from safetensors.torch import save_file
 
@@ -176,7 +174,7 @@ def test_a_kept_file_that_was_damaged_is_written_again(original: Path, monkeypat
     command = ["quantize", original, "--format", "native-4bit", "-o"]
     done(*command, "undisturbed")
     with monkeypatch.context() as patch:
-        patch.setattr(quantize, "_write_rest", interrupt)
+        patch.setattr(quantize, "write_record", interrupt)
         assert yue(*command, "copy").code == 130
     first = sorted(Path(".copy.unfinished").glob("*.safetensors"))[0]
     first.write_bytes(b"x" * first.stat().st_size)
@@ -187,7 +185,7 @@ def test_a_kept_file_that_was_damaged_is_written_again(original: Path, monkeypat
 @pytest.mark.usefixtures("small_files")
 def test_what_was_begun_from_other_weights_is_begun_anew(original: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(quantize, "_write_rest", interrupt)
+        patch.setattr(quantize, "write_record", interrupt)
         assert yue("quantize", original, "--format", "native-4bit", "-o", "copy").code == 130
     save_file(random_tensors(seed=5), original / "model.safetensors")
     done("quantize", original, "--format", "native-4bit", "-o", "copy")
@@ -294,24 +292,10 @@ def test_settings_of_exl2_that_mean_nothing(flags: list[str], text: str) -> None
     assert refused("quantize", "en-cot", "--format", "exl2", *flags) == text
 
 
-@pytest.mark.parametrize(
-    ("is_installed", "has_gpu", "why"),
-    [
-        (False, False, "exllamav2 is not installed and PyTorch sees no CUDA GPU"),
-        (True, False, "PyTorch sees no CUDA GPU"),
-        (False, True, "exllamav2 is not installed"),
-        (True, True, "this version of yue does not convert to it yet"),
-    ],
-)
-def test_exl2_says_what_it_needs(monkeypatch: pytest.MonkeyPatch, is_installed: bool, has_gpu: bool, why: str) -> None:
-    find_spec = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: is_installed or None if name == "exllamav2" else find_spec(name)
-    )
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
-    monkeypatch.setattr("yue_cli.machine.choose_device", lambda name: torch.device("cpu"))
+def test_exl2_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("yue_cli.engines.exl2.extension.reason", lambda: "it needs a CUDA GPU")
     assert refused("quantize", "en-cot", "--format", "exl2", "--bpw", "4.25", "--head-bits", "6") == (
-        f"--format exl2 cannot be made here: {why}. native-4bit needs neither."
+        "--format exl2 cannot be made here: it needs a CUDA GPU. native-4bit needs no GPU and no other package."
     )
 
 

@@ -11,7 +11,7 @@ _TITLES = {"stage1": "stage 1", "stage2": "stage 2"}
 def write(record: Mapping[str, Any]) -> str:
     """Write the README.md of a quantized folder from its record."""
     repository, revision, format = record["repository"], record["revision"], record["format"]
-    is_of_hub = revision is not None
+    is_of_hub, engine = revision is not None, "exl2" if format == "exl2" else "native"
     head = ["---", "library_name: yue"]
     head += ["license: apache-2.0"] if repository in {model.repository for model in CATALOGUE.values()} else []
     head += [f"base_model: {repository}", "base_model_relation: quantized"] if is_of_hub else []
@@ -23,8 +23,8 @@ def write(record: Mapping[str, Any]) -> str:
         "",
         f"# {repository.rpartition('/')[2]} in {format}",
         "",
-        f"Weights of {source}, quantized by `yue` for its native engine: {total / 1e9:.2f} GB. Activations, norms and "
-        "the embedding are not quantized.",
+        f"Weights of {source}, quantized by `yue` for its {engine} engine: {total / 1e9:.2f} GB. Activations, norms "
+        "and the embedding are not quantized.",
         "",
         f"    yue run my-song --set {record['part'] or 'stage1'}.model=FOLDER",
         "",

@@ -4,10 +4,9 @@ How values are found is the backend's business; this file knows folders. The cop
 """
 
 import contextlib
-import importlib.util
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,13 +65,10 @@ def check_format(format: str, bpw: float | None, head_bits: int | None) -> None:
         raise SettingsError(f"--bpw {found}: expected bits a weight from {LEAST_BPW:g} to {MOST_BPW:g}, such as 4.25.")
     if head_bits is not None and head_bits not in HEAD_BITS:
         raise SettingsError(f"--head-bits {head_bits}: expected one of {', '.join(map(str, HEAD_BITS))}.")
-    reasons = []
-    if importlib.util.find_spec("exllamav2") is None:
-        reasons.append("exllamav2 is not installed")
-    if not torch.cuda.is_available():
-        reasons.append("PyTorch sees no CUDA GPU")
-    why = " and ".join(reasons) or "this version of yue does not convert to it yet"
-    raise EngineError(f"--format {EXL2} cannot be made here: {why}. {FORMATS[1]} needs neither.")
+    if reason := engines.available()[EXL2]:
+        raise EngineError(
+            f"--format {EXL2} cannot be made here: {reason}. {FORMATS[1]} needs no GPU and no other package."
+        )
 
 
 def find_original(library: Library, name: str) -> Original:
@@ -119,10 +115,34 @@ def make(original: Original, format: str, folder: Path, device: torch.device, em
     or on a full disk, Interrupted.
     """
     conversion = engines.plan_conversion(original.path, format)
-    key = _key(original, conversion)
-    if _is_finished(folder, key):
-        emit(Note(TOPIC, f"{folder} is there already: kept"))
+    key = key_of(original, {"settings": conversion.settings, "files": conversion.files})
+    if is_finished(folder, key, emit):
         return False
+    with built(folder) as building:
+        finished: dict[str, dict[str, Any]] = {}
+        try:
+            began = time.perf_counter()
+            finished = _finished_files(building, key, conversion)
+            _tell_begin(conversion, finished, folder, emit)
+            _write_weights(building, conversion, finished, key, device, emit)
+            for name, text in conversion.texts.items():
+                write_bytes(building / name, text.encode())
+            files = {name: finished[name] for name in conversion.files}
+            seconds = time.perf_counter() - began
+            write_record(building, original, conversion.settings, key, files, str(device), seconds)
+            (building / _PROGRESS_FILE).unlink()
+        except KeyboardInterrupt as error:
+            kept = f"{len(finished)} of {len(conversion.files)} files are kept. The same command goes on."
+            raise Interrupted(kept) from error
+    return True
+
+
+@contextlib.contextmanager
+def built(folder: Path) -> Iterator[Path]:
+    """Give a folder beside `folder` to make a copy in, which takes its place when all has gone well.
+
+    Whatever happens, what is in it stays for the next time. Raises StorageError, also where another process is at it.
+    """
     building = folder.parent / f".{folder.name}.unfinished"
     with storage_errors(building):
         building.mkdir(parents=True, exist_ok=True)
@@ -131,17 +151,8 @@ def make(original: Original, format: str, folder: Path, device: torch.device, em
             lock.acquire(timeout=0)
         except Timeout as error:
             raise StorageError(f"{folder}: another yue is making it; wait for that one.") from error
-        finished: dict[str, dict[str, Any]] = {}
         try:
-            began = time.perf_counter()
-            finished = _finished_files(building, key, conversion)
-            _tell_begin(conversion, finished, folder, emit)
-            _write_weights(building, conversion, finished, key, device, emit)
-            _write_rest(building, original, conversion, finished, key, device, time.perf_counter() - began)
-            (building / _PROGRESS_FILE).unlink()
-        except KeyboardInterrupt as error:
-            kept = f"{len(finished)} of {len(conversion.files)} files are kept. The same command goes on."
-            raise Interrupted(kept) from error
+            yield building
         finally:
             lock.release()
             (building / _LOCK_FILE).unlink(missing_ok=True)
@@ -149,7 +160,6 @@ def make(original: Original, format: str, folder: Path, device: torch.device, em
             folder.rmdir()  # it is empty, or there was an error before
         building.rename(folder)
         sync_folder(folder.parent)
-    return True
 
 
 def add_quality(folder: Path, quality: list[dict[str, Any]]) -> None:
@@ -159,22 +169,23 @@ def add_quality(folder: Path, quality: list[dict[str, Any]]) -> None:
     write_bytes(folder / CARD_FILE, model_card.write(record).encode())
 
 
-def _key(original: Original, conversion: engines.Conversion) -> str:
-    """Name all that the copy's values come from, without reading the weights."""
+def key_of(original: Original, settings: Mapping[str, Any]) -> str:
+    """Name all that a copy's values come from, without reading the weights."""
     facts = {}
     for path in original.weights:
         status = path.stat()
         facts[path.name] = hub.known_sha256(path) or [status.st_size, status.st_mtime_ns]
-    return sha256_json({"settings": conversion.settings, "files": conversion.files, "sources": facts})
+    return sha256_json({**settings, "sources": facts})
 
 
-def _is_finished(folder: Path, key: str) -> bool:
-    """Tell whether the wanted copy is there. Raises StorageError where something else is in its place."""
+def is_finished(folder: Path, key: str, emit: Emit) -> bool:
+    """Tell whether the wanted copy is there, and say so. Raises StorageError where something else is in its place."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
     if folder.is_dir() and (folder / RECORD_FILE).exists():
         record = copies.read_record(folder)
         if record.get("key") == key:
+            emit(Note(TOPIC, f"{folder} is there already: kept"))
             return True
         found = f"holds {record['format']} of {record['repository']}, of other weights or settings"
     else:
@@ -194,7 +205,7 @@ def _finished_files(building: Path, key: str, conversion: engines.Conversion) ->
         facts = noted.get(path.name)
         if path.name in (_LOCK_FILE, _PROGRESS_FILE):
             continue
-        if facts and path.name in conversion.files and facts == _facts(path):
+        if facts and path.name in conversion.files and facts == facts_of(path):
             finished[path.name] = facts
         else:
             path.unlink()
@@ -239,39 +250,37 @@ def _write_weights(
             conversion.write(name, target, device, told)
 
         write_atomic(building / name, write)
-        finished[name] = _facts(building / name)
+        finished[name] = facts_of(building / name)
         write_bytes(building / _PROGRESS_FILE, encode_json({"key": key, "files": finished}))
         before += size
     if total > first:
         emit(Finished(TOPIC, "", total - first, "bytes", time.perf_counter() - began))
 
 
-def _write_rest(
+def write_record(
     building: Path,
     original: Original,
-    conversion: engines.Conversion,
-    finished: Mapping[str, Any],
+    settings: Mapping[str, Any],
     key: str,
-    device: torch.device,
+    files: Mapping[str, Any],
+    device: str,
     seconds: float,
 ) -> None:
-    """Write all that is small: configuration, tokenizer, record, card."""
-    for name, text in conversion.texts.items():
-        write_bytes(building / name, text.encode())
+    """Write what belongs to every copy: tokenizer, record, card. files: those of weights, with their facts."""
     for name in _CARRIED:
         with contextlib.suppress(FileNotFoundError):
             write_bytes(building / name, (original.path / name).read_bytes())
-    sources = {path.name: _facts(path) for path in original.weights}
+    sources = {path.name: facts_of(path) for path in original.weights}
     record = {
         "repository": original.repository,
         "revision": original.revision,
         "part": original.part,
-        "format": conversion.settings["format"],
-        "settings": dict(conversion.settings),
+        "format": settings["format"],
+        "settings": dict(settings),
         "key": key,
         "sources": sources,
-        "files": {name: finished[name] for name in conversion.files},
-        "made": {"seconds": round(seconds, 1), "device": str(device), **machine.versions()},
+        "files": dict(files),
+        "made": {"seconds": round(seconds, 1), "device": device, **machine.versions()},
         "quality": [],
     }
     write_bytes(building / RECORD_FILE, copies.encode_record(record))
@@ -282,5 +291,6 @@ def _size(count: int) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 10**9 else f"{count / 1e6:.1f} MB"
 
 
-def _facts(path: Path) -> dict[str, Any]:
+def facts_of(path: Path) -> dict[str, Any]:
+    """Tell size and hash of a file."""
     return {"bytes": path.stat().st_size, "sha256": hub.known_sha256(path) or hub.sha256(path)}

@@ -19,7 +19,11 @@ def quantize(
     ],
     songs: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[SONG]...", show_default=False, help="Finished songs on which the copy is measured."),
+        typer.Argument(
+            metavar="[SONG]...",
+            show_default=False,
+            help="Finished songs on which the copy is measured; EXL2 is fitted to them.",
+        ),
     ] = None,
     *,
     format: Annotated[
@@ -42,7 +46,7 @@ def quantize(
     quiet: options.Quiet = False,
 ) -> None:
     """Make a copy of a model in 8 or 4 bits; run it again to go on after any interruption."""
-    from yue_cli import machine, quantize, replay  # loads torch
+    from yue_cli import machine, quantize, quantize_exl2, replay  # loads torch
     from yue_cli.weights import Library
 
     told = console.Console(-1 if quiet else 0)
@@ -52,11 +56,19 @@ def quantize(
     library = Library(home(), {}, told.emit, offline)
     with told.watching():
         original = quantize.find_original(library, model)
+        if format == quantize.EXL2:
+            quantize_exl2.check(songs, output)
         folder = quantize.choose_folder(library, original, format, output)
         stage = stage or original.part
         if songs and stage is None:
             raise SettingsError(f"of which stage {model} is is not clear: give --stage stage1 or stage2.")
-        made = quantize.make(original, format, folder, chosen, told.emit)
+        if bpw is not None and songs and stage is not None:  # exl2
+            home_folder, emit = library.home, told.emit
+            made = quantize_exl2.make(
+                original, folder, stage, songs, home_folder, bits=bpw, head_bits=head_bits, emit=emit
+            )
+        else:
+            made = quantize.make(original, format, folder, chosen, told.emit)
         quality = []
         if songs and stage is not None:
             quality = [measure(library, stage, str(folder), str(original.path), songs, LIMIT, device, told.emit)]

@@ -143,6 +143,11 @@ def plan_conversion(folder: Path, format: str) -> Conversion:
     return conversion
 
 
+def converter(engine: str) -> ModuleType:
+    """Import what converts models for an engine: its `conversion` module."""
+    return importlib.import_module(f"{_BACKENDS[engine]}.conversion")
+
+
 def _name(engine: str, folder: Path) -> str:
     if engine != AUTO:
         return engine

@@ -1,0 +1,109 @@
+"""The making of an EXL2 copy of a model, fitted to the tokens of finished songs.
+
+exllamav2's converter does the work (`engines/exl2/conversion.py`); this file knows folders, songs and records.
+"""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from yue_cli import engines, hub, machine, quantize, replay
+from yue_cli.artifacts import sha256_array
+from yue_cli.errors import ArtifactError, Interrupted, SettingsError, StorageError
+from yue_cli.events import Emit, Warned
+from yue_cli.quantize import EXL2, Original
+from yue_cli.replay import Row
+from yue_cli.weights import ModelFolder
+
+_FEW_ROWS = 16
+
+
+def check(songs: Sequence[Path] | None, output: Path | None) -> None:
+    """Refuse a request that lacks what this format needs. Raises SettingsError."""
+    if not songs:
+        raise SettingsError(f"--format {EXL2} is fitted to finished songs: name some after the model.")
+    if output is None:
+        raise SettingsError(f"--format {EXL2}: say with -o FOLDER where the copy is to lie.")
+
+
+def make(
+    original: Original,
+    folder: Path,
+    stage: str,
+    songs: Sequence[Path],
+    home: Path,
+    *,
+    bits: float,
+    head_bits: int | None,
+    emit: Emit,
+) -> bool:
+    """Convert a model into `folder`, going on with what an interrupted run left. Returns whether there was work.
+
+    songs: finished ones that the model sang; their tokens of `stage` are what the weights are fitted to.
+    Raises ArtifactError, EngineError, StorageError, Interrupted.
+    """
+    head_bits = head_bits or engines.converter(EXL2).HEAD_BITS
+    rows = cut(replay.read_rows(stage, songs, ModelFolder(original.name, original.path), home, emit))
+    settings = {
+        "format": EXL2,
+        "bits": bits,
+        "head_bits": head_bits,
+        "rows": len(rows),
+        "length": rows.shape[1],
+        "songs": ", ".join(song.name for song in songs),
+    }
+    key = quantize.key_of(original, {"settings": settings, "rows": sha256_array(rows)})
+    if quantize.is_finished(folder, key, emit):
+        return False
+    _check_room(original, folder, bits, head_bits, len(rows))
+    if len(rows) < _FEW_ROWS:
+        emit(Warned(f"{len(rows)} rows of {rows.shape[1]} tokens are few to fit weights to; give more songs"))
+    with quantize.built(folder) as building:
+        began = time.perf_counter()
+        work = building / "work"
+        try:
+            engines.converter(EXL2).convert(
+                original.path, building, work, rows, bits=bits, head_bits=head_bits, emit=emit
+            )
+        except KeyboardInterrupt as error:
+            raise Interrupted(f"what was done is kept in {work}. The same command goes on.") from error
+        files = {path.name: quantize.facts_of(path) for path in sorted(building.glob("*.safetensors"))}
+        device = machine.device_name(machine.choose_device("cuda"))
+        quantize.write_record(building, original, settings, key, files, device, time.perf_counter() - began)
+    return True
+
+
+def cut(rows: Sequence[Row]) -> np.ndarray:
+    """Cut what songs are made of into pieces of one length: int64 [n, length], as many as help.
+
+    Of each row the first piece begins half a piece before what was chosen, or earlier; an end that fills no piece is
+    left out. Raises ArtifactError where there is too little for one.
+    """
+    converter, pieces = engines.converter(EXL2), list[np.ndarray]()
+    length = converter.LENGTH
+    for row in rows:
+        begin = max(0, min(row.start + 1 - length // 2, len(row.ids) - length))
+        pieces += [row.ids[place : place + length] for place in range(begin, len(row.ids) - length + 1, length)]
+    if not pieces:
+        longest = max((len(row.ids) for row in rows), default=0)
+        raise ArtifactError(
+            f"the songs to calibrate on are too short: expected rows of {length} tokens, the longest has {longest}. "
+            "Name longer songs."
+        )
+    if len(pieces) > converter.MOST_ROWS:
+        chosen = np.linspace(0, len(pieces) - 1, converter.MOST_ROWS).round().astype(int)
+        pieces = [pieces[index] for index in chosen]
+    return np.stack(pieces).astype(np.int64)
+
+
+def _check_room(original: Original, folder: Path, bits: float, head_bits: int, rows: int) -> None:
+    """Refuse where the disk has no room. Raises StorageError."""
+    needed = engines.converter(EXL2).disk_bytes(original.path, bits=bits, head_bits=head_bits, rows=rows)
+    free = hub.free_bytes(folder.parent)
+    if free < needed:
+        raise StorageError(
+            f"no space left on {folder.parent}: needed {needed / 1e9:.1f} GB while it is made, free "
+            f"{free / 1e9:.1f} GB. Free some space, or name a folder on another disk with -o."
+        )
