@@ -11,12 +11,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.tiny_llama import CONFIG, write_checkpoint
+from tests.tiny_llama import CONFIG, write_checkpoint, write_quantized
 from yue_cli.engines import open_engine
+from yue_cli.models import EIGHT_BIT, FOUR_BIT
 
 triton = pytest.importorskip("triton")
 
-from yue_cli.engines.native import fused, kernels, tiles  # noqa: E402
+from yue_cli.engines.native import kernels, quantized_kernels, tiles  # noqa: E402
+from yue_cli.engines.native.formats import GROUP  # noqa: E402
+from yue_cli.engines.native.products import project  # noqa: E402
+from yue_cli.engines.native.quantized import Int4Weight, Int8Weight  # noqa: E402
 
 DEVICE = torch.device("cpu" if kernels.INTERPRETED else "cuda")
 DTYPES = (torch.float32, torch.float16) if kernels.INTERPRETED else (torch.float16, torch.bfloat16)
@@ -47,7 +51,7 @@ def draw(*shape: int, scale: float = 1.0, dtype: torch.dtype = torch.float32) ->
 
 
 @needs_device
-@pytest.mark.parametrize("rows", [1, 2, 20, 64])
+@pytest.mark.parametrize("rows", [1, 20, 64])
 @pytest.mark.parametrize("normalized", [False, True])
 @pytest.mark.parametrize("shape", ["plain", "gated", "added"])
 def test_products(dtype: torch.dtype, rows: int, normalized: bool, shape: str) -> None:
@@ -63,16 +67,44 @@ def test_products(dtype: torch.dtype, rows: int, normalized: bool, shape: str) -
     elif before is not None:
         expected = expected + before.float()
     assert tiles.product_tile(expected.shape[1], 384, rows, shape == "gated") is not None
-    found = fused.project(x, weight, norm=norm, epsilon=1e-5, gated=shape == "gated", add_to=before)
+    found = project(x, weight, norm=norm, epsilon=1e-5, gated=shape == "gated", add_to=before)
     torch.testing.assert_close(found.float(), expected, atol=CLOSE[dtype], rtol=0)
     assert before is None or found is before
 
 
 @needs_device
+@pytest.mark.parametrize("kind", [Int8Weight, Int4Weight])
+@pytest.mark.parametrize("rows", [2, 20])
+@pytest.mark.parametrize("shape", ["plain", "gated", "added"])
+def test_products_with_quantized_weights(dtype: torch.dtype, kind: type, rows: int, shape: str) -> None:
+    """Against the weights that the values stand for, in float32: the activations keep about 15 bits of each group."""
+    x, weight = draw(rows, 384, scale=3, dtype=dtype), kind.quantize(draw(128, 384, scale=384**-0.5))
+    norm = 1 + draw(384, scale=0.1, dtype=dtype)
+    expected = torch.nn.functional.rms_norm(x.float(), (384,), norm.float(), 1e-5) @ weight.dequantize().T
+    before = draw(rows, 128, dtype=dtype) if shape == "added" else None
+    if shape == "gated":
+        expected = torch.nn.functional.silu(expected[:, :64]) * expected[:, 64:]
+    elif before is not None:
+        expected = expected + before.float()
+    assert tiles.find(kind, expected.shape[1], 384, rows, shape == "gated") is not None
+    found = project(x, weight, norm=norm, epsilon=1e-5, gated=shape == "gated", add_to=before)
+    torch.testing.assert_close(found.float(), expected, atol=max(CLOSE[dtype], 5e-4), rtol=0)
+
+
+@needs_device
+def test_rows_of_zeros_stay_zeros(dtype: torch.dtype) -> None:
+    weight = Int8Weight.quantize(draw(64, 128))
+    assert torch.equal(
+        project(torch.zeros(2, 128, device=DEVICE, dtype=dtype), weight).float().cpu(), torch.zeros(2, 64)
+    )
+
+
+@needs_device
 def test_many_rows_and_odd_shapes_are_left_to_pytorch(dtype: torch.dtype) -> None:
     for rows, outs in ((65, 64), (2, 1025)):
+        assert tiles.find(Tensor, outs, 64, rows, False) is None
         x, weight, norm = draw(rows, 64, dtype=dtype), draw(outs, 64, scale=0.1, dtype=dtype), draw(64, dtype=dtype)
-        found = fused.project(x, weight, norm=norm, epsilon=1e-5, dtype=torch.float32)
+        found = project(x, weight, norm=norm, epsilon=1e-5, dtype=torch.float32)
         wide = torch.nn.functional.rms_norm(x.float(), (64,), norm.float(), 1e-5)
         assert found.dtype == torch.float32
         torch.testing.assert_close(found, wide @ weight.float().T, atol=CLOSE[dtype], rtol=0)
@@ -89,20 +121,31 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 @pytest.mark.parametrize("cache", ["auto", "int8"])
 def test_steps(dtype: torch.dtype, cache: str, checkpoint: Path) -> None:
     """Rows of one key, of a chunk's last and first, and of several chunks; one id at a time and two."""
+    compare_steps(checkpoint, dtype, cache, (BYTES_CLOSE if cache == "int8" else LOGITS_CLOSE)[dtype])
+
+
+@needs_device
+@pytest.mark.parametrize("form", [EIGHT_BIT, FOUR_BIT])
+def test_steps_with_quantized_weights(dtype: torch.dtype, form: str, tmp_path: Path) -> None:
+    """The eager path rounds quantized weights to the dtype it computes in; the kernels do not."""
+    write_quantized(tmp_path, form)
+    compare_steps(tmp_path, dtype, "auto", max(LOGITS_CLOSE[dtype], 2e-3))
+
+
+def compare_steps(checkpoint: Path, dtype: torch.dtype, cache: str, close: float) -> None:
 
     def random_ids(count: int, seed: int) -> np.ndarray:
         return np.random.default_rng(seed).integers(0, CONFIG["vocab_size"], count)
 
-    prompts = [random_ids(length, length) for length in (1, 127, 256, 300)]
+    prompts = [random_ids(length, length) for length in (1, 127, 256)]
     engines = [
-        open_engine("native", checkpoint, rows=4, length=320, device=DEVICE, dtype=dtype, cache=cache, mode=mode)
+        open_engine("native", checkpoint, rows=3, length=260, device=DEVICE, dtype=dtype, cache=cache, mode=mode)
         for mode in ("eager", "kernels")
     ]
     for engine in engines:
         engine.prefill(prompts)
-    close = (BYTES_CLOSE if cache == "int8" else LOGITS_CLOSE)[dtype]
-    for count in (1, 2, 1):
-        ids = torch.from_numpy(np.stack([random_ids(count, row) for row in range(4)])).to(DEVICE)
+    for count in (2, 1):
+        ids = torch.from_numpy(np.stack([random_ids(count, row) for row in range(3)])).to(DEVICE)
         eager, fast = (engine.step(ids) for engine in engines)
         torch.testing.assert_close(fast, eager, atol=close, rtol=0)
 
@@ -171,6 +214,37 @@ def test_products_compile(name: str, rows: int, capability: int) -> None:
         "ADD": name.endswith(("output", "down")),
     }
     made = compiled(kernels.product, capability, types, constants, tile)
+    assert made.metadata.shared <= LARGEST_SHARED
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("rows", [2, 20, 64])
+@pytest.mark.parametrize("kind", [Int8Weight, Int4Weight])
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_products_with_quantized_weights_compile(name: str, kind: type, rows: int, capability: int) -> None:
+    outs, inner, gated = PRODUCTS[name]
+    tile = tiles.find(kind, outs, inner, rows, gated)
+    assert tile is not None
+    fixed = {"bytes_": "*i8", "scales": "*fp32", "sums": "*fp32", "rows": "i32"}
+    sizes = {"INS": inner, "GROUP": GROUP}
+    constants = sizes | {"GROUPS": tiles.padded(inner // GROUP, 1), "NORM": name.endswith(("qkv", "up", "head"))}
+    types = fixed | {"x": "*bf16", "norm": "*bf16", "epsilon": "fp32"}
+    compiled(quantized_kernels.to_fixed, capability, types, constants, tiles.Tile(0, 0, 8, 1))
+    is_four = kind is Int4Weight
+    scale = "*bf16" if is_four else "*fp32"
+    types = fixed | {"weight": "*u8" if is_four else "*i8", "weight_scales": scale, "weight_zeros": scale}
+    types |= {"y": "*bf16", "outs": "i32"}
+    added = name.endswith(("output", "down"))
+    constants = sizes | {
+        "ROWS": tiles.padded(rows, 8),
+        "BLOCK_OUT": tile.out,
+        "FOUR_BIT": is_four,
+        "GATED": gated,
+        "ADD": added,
+    }
+    made = compiled(quantized_kernels.fixed_product, capability, types, constants, tile)
     assert made.metadata.shared <= LARGEST_SHARED
 
 

@@ -1,4 +1,7 @@
-"""A step of a few rows by Triton kernels: seven launches a layer. It computes what `Llama.forward` does."""
+"""A step of a few rows by Triton kernels: seven launches a layer, eleven with quantized weights.
+
+It computes what `Llama.forward` does.
+"""
 
 import math
 
@@ -8,7 +11,8 @@ from torch import Tensor
 
 from yue_cli.engines.native import kernels, tiles
 from yue_cli.engines.native.cache import Cache, EightBitCache
-from yue_cli.engines.native.model import Llama, linear
+from yue_cli.engines.native.model import Llama
+from yue_cli.engines.native.products import project
 from yue_cli.engines.native.quantized import Matrix
 
 
@@ -105,66 +109,3 @@ class FusedStep:
             num_warps=4,
         )
         return attended
-
-
-def project(
-    x: Tensor,
-    weight: Matrix,
-    *,
-    norm: Tensor | None = None,
-    epsilon: float = 0.0,
-    gated: bool = False,
-    add_to: Tensor | None = None,
-    dtype: torch.dtype | None = None,
-) -> Tensor:
-    """Multiply x [tokens, in] by weight [out, in], with what comes before and after in one launch.
-
-    norm: normalize x and scale it by this. gated: the weight holds gates and others, one under the other; returns
-    silu(gate) * other, half as wide. add_to: add to this in place and return it. dtype: of the result, else x's.
-    """
-    tokens, inner = x.shape
-    outs = len(weight) // 2 if gated else len(weight)
-    tile = tiles.product_tile(outs, inner, tokens, gated) if tokens <= tiles.MOST_ROWS else None
-    if tile is None or not isinstance(weight, Tensor):
-        return _project_plainly(x, weight, norm, epsilon, gated, add_to, dtype)
-    y = torch.empty(tokens, outs, dtype=dtype or x.dtype, device=x.device) if add_to is None else add_to
-    kernels.product[outs // tile.out,](
-        x,
-        weight,
-        weight if norm is None else norm,
-        y,
-        tokens,
-        outs,
-        epsilon,
-        INS=inner,
-        ROWS=tiles.padded(tokens),
-        BLOCK_OUT=tile.out,
-        BLOCK_IN=tile.inner,
-        NORM=norm is not None,
-        GATED=gated,
-        ADD=add_to is not None,
-        num_warps=tile.warps,
-        num_stages=tile.stages,
-    )
-    return y
-
-
-def _project_plainly(
-    x: Tensor,
-    weight: Matrix,
-    norm: Tensor | None,
-    epsilon: float,
-    gated: bool,
-    add_to: Tensor | None,
-    dtype: torch.dtype | None,
-) -> Tensor:
-    """Do the same by PyTorch's operations, for many rows and odd shapes."""
-    if norm is not None:
-        x = F.rms_norm(x, (x.shape[-1],), norm, epsilon)
-    y = linear(x, weight)
-    if gated:
-        gate, other = y.chunk(2, dim=-1)
-        y = F.silu(gate) * other
-    if add_to is not None:
-        return add_to.add_(y)
-    return y.to(dtype or y.dtype)

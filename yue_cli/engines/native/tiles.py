@@ -5,6 +5,11 @@ The figures are for the two published models. None has been measured yet; `bench
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
+from yue_cli.engines.native.formats import GROUP
+from yue_cli.engines.native.quantized import Int4Weight, Int8Weight
+
 MOST_ROWS = 64  # of a product by a kernel; more are PyTorch's business
 
 
@@ -24,26 +29,47 @@ ATTEND_WARPS, ATTEND_STAGES = 4, 2
 COMBINED = 16  # chunks that are joined at once
 
 
+def find(kind: type, outs: int, inner: int, rows: int, gated: bool) -> Tile | None:
+    """Choose the tile of a product, None where there is no kernel for it.
+
+    kind: class of the weight. outs: columns of the result. inner: columns of x.
+    """
+    if rows > MOST_ROWS:
+        return None
+    if kind in (Int8Weight, Int4Weight):
+        return fixed_tile(outs, inner, rows, gated)
+    return product_tile(outs, inner, rows, gated) if issubclass(kind, Tensor) else None
+
+
 def product_tile(outs: int, inner: int, rows: int, gated: bool) -> Tile | None:
-    """Choose the tile of a product of `rows` rows, None if no tile fits. outs: columns of the result."""
-    columns = 16 if outs <= 8192 else 32
-    if gated:
-        columns = 32
-    if rows > 32:
-        columns = max(columns, 32)
+    """Choose the tile of a product with weights in 16 bits."""
+    columns = 32 if outs > 8192 or gated or rows > 32 else 16
     depth = 256 if rows <= 32 else 128
-    while outs % columns:
-        columns //= 2
     while inner % depth:
         depth //= 2
+    columns = _fitting(outs, columns)
     if columns < 16 or depth < 16:
         return None
-    return Tile(columns, depth, warps=4, stages=4 if not gated else 3)
+    return Tile(columns, depth, warps=4, stages=3 if gated else 4)
 
 
-def padded(count: int) -> int:
-    """Round up to what tensor cores take: 16, 32, 64, …"""
-    size = 16
+def fixed_tile(outs: int, inner: int, rows: int, gated: bool) -> Tile | None:
+    """Choose the tile of a product with quantized weights: a group of columns at once."""
+    columns = _fitting(outs, 64 if rows <= 32 and outs > 5120 else 32)
+    if columns < 16 or inner % GROUP:
+        return None
+    return Tile(columns, GROUP, warps=4, stages=5 if rows <= 32 else 3)
+
+
+def padded(count: int, least: int = 16) -> int:
+    """Round up to a power of two: 16 and more of them are what tensor cores take."""
+    size = least
     while size < count:
         size *= 2
     return size
+
+
+def _fitting(outs: int, columns: int) -> int:
+    while outs % columns:
+        columns //= 2
+    return columns
