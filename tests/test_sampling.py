@@ -281,3 +281,15 @@ def test_every_song_is_sung_as_if_it_were_alone(guided: bool) -> None:
 def test_a_sampler_refuses_another_number_of_songs() -> None:
     with pytest.raises(AssertionError, match="one of each for every song"):
         make(plain()).begin([np.array([1])] * 2, strengths=[1.0, 1.0], noise=[None, None])
+
+
+def test_noise_drawn_ahead_is_the_noise_of_its_steps() -> None:
+    """Across a border of blocks, and after a new start in the middle of one."""
+    made = make(plain())
+    columns = noise_columns(np.array([*range(20, 28), 12]), TINY)
+    for seed in (1, 2):
+        made.begin([np.empty(0, np.int64)], strengths=[1.0], noise=[Noise(seed, 0)])
+        for step in range(NOISE_STEPS + 3):
+            made.prepare(step)
+            expected = Noise(seed, 0).draw(range(step, step + 1), columns)
+            np.testing.assert_array_equal(made._noise[step % NOISE_STEPS].numpy(), expected)

@@ -25,7 +25,10 @@ def guide(conditional: Tensor, unconditional: Tensor, strength: float | Tensor) 
 
     Source: classifier-free guidance for language models, arXiv 2306.17806.
     """
-    given, free = torch.log_softmax(conditional, -1), torch.log_softmax(unconditional, -1)
+    return _guide(torch.log_softmax(conditional, -1), torch.log_softmax(unconditional, -1), strength)
+
+
+def _guide(given: Tensor, free: Tensor, strength: float | Tensor) -> Tensor:
     return strength * (given - free) + free
 
 
@@ -140,6 +143,7 @@ class Sampler:
         self._minimum = torch.tensor(settings.min_new_tokens, device=device)
         self._strength = torch.ones(songs, 1, device=device)
         self._sources: Sequence[Noise | None] = [None] * songs
+        self._drawn: np.ndarray | None = None  # the next block of noise
 
     def begin(
         self, windows: Sequence[np.ndarray], *, strengths: Sequence[float], noise: Sequence[Noise | None]
@@ -155,15 +159,27 @@ class Sampler:
         self._step.zero_()
         self._strength.copy_(torch.tensor(strengths)[:, None])
         self._noise.zero_()
-        self._sources = noise
+        self._sources, self._drawn = noise, None
 
     def prepare(self, step: int) -> None:
-        """Have the noise of a step at hand before it is picked: a whole block at a time."""
-        if step % NOISE_STEPS == 0:
-            for song, source in enumerate(self._sources):
-                if source is not None:
-                    block = source.draw(range(step, step + NOISE_STEPS), self._columns)
-                    self._noise[:, song].copy_(torch.from_numpy(block))
+        """Have the noise of a step at hand before it is picked: a whole block at a time.
+
+        A block is drawn at the end of the one before, while the device still works on what it was given.
+        """
+        if not any(self._sources):
+            return
+        place = step % NOISE_STEPS
+        if place == 0:
+            block = self._draw(step) if self._drawn is None else self._drawn
+            self._noise.copy_(torch.from_numpy(block))
+        self._drawn = self._draw(step + 1) if place == NOISE_STEPS - 1 else None
+
+    def _draw(self, step: int) -> np.ndarray:
+        """Draw the noise of a block of steps, float32 [steps, songs, columns]."""
+        nothing = np.zeros((NOISE_STEPS, len(self._columns)), dtype=np.float32)
+        steps = range(step, step + NOISE_STEPS)
+        blocks = [nothing if source is None else source.draw(steps, self._columns) for source in self._sources]
+        return np.stack(blocks, axis=1)
 
     def pick(self, logits: Tensor) -> Tensor:
         """Choose the next id of all rows: float32 [R, columns] → int64 [R, 1]. Waits for nothing."""
@@ -178,7 +194,9 @@ class Sampler:
         settings, songs = self._settings, self._songs
         scores = logits
         if self._guided:
-            scores = guide(logits[:songs], logits[songs:], self._strength)[:, self._ids]
+            # Both in one go, and only the columns that count: a GPU waits for the longest row, and for every launch.
+            given, free = torch.log_softmax(logits, -1)[:, self._ids].split(songs)
+            scores = _guide(given, free, self._strength)
         scores = penalize(scores, self._seen, settings.repetition_penalty)
         scores = scores.masked_fill(self._is_end & (self._step < self._minimum), -torch.inf)
         if settings.temperature != 1:
