@@ -138,8 +138,9 @@ def random_ids(count: int, seed: int = 0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("cache", ["auto", "int8"])
-def test_graphs_give_the_eager_ids(checkpoint: Path, cache: str) -> None:
+def test_graphs_give_the_eager_ids(checkpoint: Path, cache: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond the first extent, with one id and two in turn: the most likely ids are the same ones."""
+    monkeypatch.setattr("yue_cli.engines.native.positioned._SMALLEST_EXTENT", 1024)
 
     def run(mode: str) -> list[list[int]]:
         engine = open_tiny(checkpoint, mode, cache)
@@ -159,7 +160,7 @@ def test_extents_grow_by_doubling_up_to_the_length(checkpoint: Path) -> None:
     assert isinstance(engine, NativeEngine)
     step = engine._step
     assert step is not None
-    assert [step.extent(needed) for needed in (1, 1024, 1025, 2049, 4097, 5000)] == [1024, 1024, 2048, 4096, 5000, 5000]
+    assert [step.extent(needed) for needed in (1, 2048, 2049, 4097, 5000)] == [2048, 2048, 4096, 5000, 5000]
 
 
 def test_rows_in_line_hold_every_place_of_every_row() -> None:

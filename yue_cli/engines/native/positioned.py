@@ -12,8 +12,8 @@ from yue_cli.engines.native import attention
 from yue_cli.engines.native.model import Llama, linear
 from yue_cli.engines.native.quantized import Matrix
 
-# Places that an attention reads, valid or not, grow by these factors of two: one recording serves each.
-_SMALLEST_EXTENT = 1024
+# How many places attention may have to look at grows from here by doubling: each number is recorded anew.
+_SMALLEST_EXTENT = 2048
 
 
 class PositionedStep:
