@@ -240,6 +240,29 @@ def test_without_cuda_a_call_is_computed_each_time() -> None:
     assert (recorder.count, recorder.bytes) == (0, 0)
 
 
+def test_where_recording_fails_the_work_goes_on_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    def record(self: Recorder, call: object) -> None:
+        raise RuntimeError("operation not permitted when stream is capturing\nand many lines more")
+
+    monkeypatch.setattr(Recorder, "_compute", lambda self, call: call())
+    monkeypatch.setattr(Recorder, "_record", record)
+    for gives_up in (True, False):
+        recorder, calls = Recorder(CPU, gives_up=gives_up), list[int]()
+        recorder._stream = object()  # type: ignore[assignment]
+
+        def call(calls: list[int] = calls) -> Tensor:
+            calls.append(len(calls))
+            return torch.tensor(len(calls))
+
+        assert int(recorder.play("key", call)) == 1
+        if gives_up:
+            assert [int(recorder.play("key", call)) for _ in range(2)] == [2, 3]
+            assert recorder.trouble == "operation not permitted when stream is capturing"
+        else:
+            with pytest.raises(RuntimeError, match="capturing"):
+                recorder.play("key", call)
+
+
 def test_a_device_without_memory_says_what_was_tried(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = open_tiny(checkpoint, "graphs")
     advance = engine.fuse(lambda logits: logits.argmax(-1, keepdim=True))

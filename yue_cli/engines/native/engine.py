@@ -63,7 +63,7 @@ class NativeEngine(Engine):
         self._filled_there = torch.zeros(rows, dtype=torch.int64, device=self.device)  # … and the same on the device
         self._heads: dict[Head, Matrix] = {}
         self._step = self._make_step()
-        self._recorder = Recorder(self.device)
+        self._recorder = Recorder(self.device, gives_up=mode == "auto")
         self._places: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}  # by rows and ids a row: ids in, id out
         self._numbers = itertools.count()  # of fused picks
 
@@ -121,9 +121,10 @@ class NativeEngine(Engine):
     @property
     def cost(self) -> str:
         recorder = self._recorder
-        if not recorder.count:
+        if not recorder.count and not recorder.trouble:
             return ""
-        return f"{recorder.count} graphs recorded in {recorder.seconds:.2f} s, {recorder.bytes / 1e9:.2f} GB"
+        words = f"{recorder.count} graphs recorded in {recorder.seconds:.2f} s, {recorder.bytes / 1e9:.2f} GB"
+        return words + (f"; then steps were not recorded any more: {recorder.trouble}" if recorder.trouble else "")
 
     @torch.inference_mode()
     def prefill(self, rows: Sequence[np.ndarray], head: Head | None = None) -> Tensor:

@@ -18,8 +18,11 @@ class Recorder:
     an answer is good until the next call. Where there is no CUDA, calls are computed as they are.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, *, gives_up: bool = False) -> None:
+        """gives_up: where recording fails, compute calls as they are from then on, and keep why in `trouble`."""
         self.device = device
+        self.gives_up = gives_up
+        self.trouble = ""
         self.count = 0
         self.seconds = 0.0  # taken by recording
         self.bytes = 0  # of device memory that recordings hold
@@ -38,7 +41,15 @@ class Recorder:
             return answer
         recorded = self._graphs[key]
         if recorded is None:
-            recorded = self._graphs[key] = (*self._record(call), call)
+            try:
+                recorded = self._graphs[key] = (*self._record(call), call)
+            except RuntimeError as error:
+                if not self.gives_up:
+                    raise
+                # Nothing was computed while it was recorded, so nothing is computed twice.
+                self.trouble = str(error).partition("\n")[0]
+                self._stream = None
+                return call()
         graph, answer, _ = recorded
         graph.replay()
         return answer
