@@ -48,7 +48,7 @@ def test_the_public_keys_are_those_the_documents_promise():
     expected += [f"stage1.{name}" for name in stage1.split()]
     expected += ["stage2.model", "stage2.restrict_picks", "stage2.tail"]
     expected += ["decode.codec", "decode.limit", "decode.format"]
-    execution = "device engine dtype rows cache mode stage1_weights stage2_weights memory_limit compute_capability"
+    execution = "device engine dtype rows songs cache mode stage1_weights stage2_weights memory_limit compute_capability"
     expected += [f"execution.{name}" for name in execution.split()]
     assert list(KEYS) == expected
 
@@ -193,7 +193,7 @@ def test_an_explicit_value_wins_over_the_rules(rules):
 @pytest.mark.parametrize("rules", RULES)
 def test_rules_leave_open_only_what_is_chosen_later(rules):
     chosen_later = {"seed", "segments", "stage1.model", "stage2.model", "decode.codec", "execution.rows"}
-    chosen_later |= {"execution.memory_limit", "execution.compute_capability"}
+    chosen_later |= {"execution.songs", "execution.memory_limit", "execution.compute_capability"}
     found = flatten(resolve(settings(rules=rules)))
     assert {key for key, value in found.items() if value is None} == chosen_later
 
