@@ -299,6 +299,13 @@ def test_what_auto_picks_makes_nothing_stale(bench, monkeypatch):
     assert [recipe(made.request, stage) for stage in STAGES] == before
 
 
+def test_an_engine_that_reads_no_copies_gets_none(bench, monkeypatch):
+    made = bench(free=7, execution__engine="exl2", execution__dtype="bfloat16")
+    Shelf(monkeypatch, made, "en-cot", "en-cot@native-4bit")
+    budget.choose_forms(made, ["stage1"])
+    assert made.asked("stage1")[0] == "en-cot"
+
+
 def test_a_form_that_was_named_is_not_picked_over(bench, monkeypatch):
     made = bench(free=7, execution__dtype="bfloat16", execution__stage1_weights="published")
     Shelf(monkeypatch, made, "en-cot", "en-cot@native-4bit")

@@ -90,10 +90,13 @@ def choose_forms(bench: Workbench, stages: Sequence[str]) -> None:
     The best form that is here and fits; else the published one. It never makes a stage stale.
     """
     execution = bench.settings.execution
+    # A form is named by the engine that reads it.
+    engine = "" if execution.engine == AUTO else f"{execution.engine}-"
+    forms = [form for form in WEIGHTS if form == "published" or form.startswith(engine)]
     for stage, setting in (("stage1", execution.stage1_weights), ("stage2", execution.stage2_weights)):
         if stage not in stages or setting != "auto":
             continue
-        for form in WEIGHTS:
+        for form in forms:
             bench.forms[stage] = form
             need = next(need for need in needs(bench, stages) if need.stage == stage)
             if need.is_here and need.total <= bench.free_bytes():
