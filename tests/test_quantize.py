@@ -329,6 +329,16 @@ def test_a_copy_and_a_codec() -> None:
     )
 
 
+def test_songs_without_a_stage(original: Path) -> None:
+    assert refused("quantize", original, "song", "--format", "native-4bit", "-o", "copy") == (
+        f"of which stage {original} is is not clear: give --stage stage1 or stage2."
+    )
+    assert refused("quantize", original, "--format", "native-4bit", "-o", "copy", "--stage", "codec") == (
+        "--stage codec: expected stage1 or stage2."
+    )
+    assert not Path("copy").exists()
+
+
 def test_a_quantized_folder(original: Path) -> None:
     done("quantize", original, "--format", "native-8bit", "-o", "copy")
     assert refused("quantize", "./copy", "--format", "native-4bit", "-o", "other") == (

@@ -37,6 +37,10 @@ def quantize(
     head_bits: Annotated[
         int | None, typer.Option("--head-bits", metavar="N", help="Of exl2: bits a weight of the output head.")
     ] = None,
+    calibrate: Annotated[
+        list[Path] | None,
+        typer.Option("--calibrate", metavar="SONG", help="The same as SONG: more songs may follow."),
+    ] = None,
     stage: Annotated[
         str | None, typer.Option("--stage", metavar="NAME", help="stage1 or stage2, where the model does not tell.")
     ] = None,
@@ -49,6 +53,7 @@ def quantize(
     from yue_cli import machine, quantize, quantize_exl2, replay  # loads torch
     from yue_cli.weights import Library
 
+    songs = [*(calibrate or []), *(songs or [])]
     told = console.Console(-1 if quiet else 0)
     quantize.check_format(format, bpw, head_bits)
     chosen = machine.choose_device(device or "auto")
