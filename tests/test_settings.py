@@ -48,7 +48,8 @@ def test_the_public_keys_are_those_the_documents_promise():
     expected += [f"stage1.{name}" for name in stage1.split()]
     expected += ["stage2.model", "stage2.restrict_picks", "stage2.tail"]
     expected += ["decode.codec", "decode.limit", "decode.format"]
-    execution = "device engine dtype rows songs cache mode stage1_weights stage2_weights memory_limit compute_capability"
+    execution = "device engine dtype rows songs cache mode stage1_weights stage2_weights memory_limit"
+    execution += " compute_capability"
     expected += [f"execution.{name}" for name in execution.split()]
     assert list(KEYS) == expected
 
