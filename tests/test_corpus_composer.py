@@ -9,7 +9,7 @@ from training.corpus.band import STYLES, arrange
 from training.corpus.band_bank import DRUMS, INSTRUMENTS
 from training.corpus.compose import compose, is_held_out, tags_of
 from training.corpus.harmony import CHORD_TYPES, chord_at, scale_over
-from training.corpus.lexicon import LEXICON
+from training.corpus.lexicon import LEXICON, words_of
 from training.corpus.melody import CHORUS_LIFT, RANGE
 from training.corpus.song import Song
 from training.corpus.tags import WORDS, Tags
@@ -229,6 +229,13 @@ def test_patterns_are_bars_of_known_instruments() -> None:
             assert len(pattern) == BAR
         assert style.bass_instrument in INSTRUMENTS
         assert set(style.drums) | set(style.chorus_drums) <= set(DRUMS)
+
+
+def test_a_word_in_two_lists_has_one_stress() -> None:
+    kinds = {kind for kind, _ in lyrics.SLOTS.values()}
+    words = [(word, stress) for kind, stress in set(lyrics.SLOTS.values()) for word in words_of(kind, stress)]
+    assert kinds and all(LEXICON[word].stress == stress for word, stress in words)
+    assert 380 <= len(LEXICON) <= 450
 
 
 def test_chord_types_are_built_on_their_root() -> None:

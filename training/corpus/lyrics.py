@@ -12,7 +12,7 @@ from training.corpus.lexicon import LEXICON, words_of
 
 HELD_OUT_SHARE = 16  # one line in so many belongs to the held-out songs
 
-_SLOTS: Mapping[str, tuple[str, str]] = {
+SLOTS: Mapping[str, tuple[str, str]] = {
     "n": ("noun", "1"),
     "ns": ("nouns", "1"),
     "nn": ("noun", "10"),
@@ -95,7 +95,7 @@ def write_line(metre: str, dice: Random, held_out: bool) -> str:
 
 def fill(template: str, dice: Random) -> str:
     """Put a word of the right kind into each slot."""
-    return re.sub(r"{(\w+)}", lambda slot: dice.choice(words_of(*_SLOTS[slot[1]])), template)
+    return re.sub(r"{(\w+)}", lambda slot: dice.choice(words_of(*SLOTS[slot[1]])), template)
 
 
 def is_held_out(line: str) -> bool:
