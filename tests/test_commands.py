@@ -181,6 +181,12 @@ def test_execution_settings_change_nothing(song):
     assert contents(song) == before
 
 
+def test_where_a_faster_way_cannot_be_taken_it_is_said(song, monkeypatch):
+    assert "steps:" not in done("stage2", "song", "--force").err
+    monkeypatch.setattr("yue_cli.engines.native.engine.NativeEngine.falls_back", True)
+    assert "stage 2  steps: one operation after the other\n" in done("stage2", "song", "--force").err
+
+
 def test_a_new_preset_replaces_the_stored_one(song, place):
     (place / "mine.yaml").write_text(
         "stage1: {model: toy, max_new_tokens: 9, context: 4096}\nstage2: {model: toy}\ndecode: {codec: toy}\n"

@@ -92,6 +92,15 @@ def test_products_with_quantized_weights(dtype: torch.dtype, kind: type, rows: i
 
 
 @needs_device
+def test_float16_is_normalized_before_it_could_overflow() -> None:
+    x = torch.full((2, 64), 50_000.0, device=DEVICE, dtype=torch.float16)
+    weight, norm = draw(64, 64, dtype=torch.float16), torch.full((64,), 2.0, device=DEVICE, dtype=torch.float16)
+    expected = 2 * weight.float().sum(1).expand(2, 64)
+    found = project(x, weight, norm=norm, epsilon=1e-5, dtype=torch.float32)
+    torch.testing.assert_close(found, expected, atol=0.05, rtol=0)
+
+
+@needs_device
 def test_rows_of_zeros_stay_zeros(dtype: torch.dtype) -> None:
     weight = Int8Weight.quantize(draw(64, 128))
     assert torch.equal(

@@ -111,7 +111,8 @@ def test_without_triton_the_graphs_are_there() -> None:
 @pytest.mark.usefixtures("triton_there")
 def test_a_cpu_computes_one_operation_after_the_other(checkpoint: Path) -> None:
     assert chosen("auto", capability=None, device=CPU).name == "eager"
-    assert open_tiny(checkpoint, "auto").how == "one operation after the other"
+    engine = open_tiny(checkpoint, "auto")
+    assert (engine.how, engine.falls_back) == ("one operation after the other", False)
     assert open_tiny(checkpoint, "graphs").how == "no graphs on this device, PyTorch's operations"
     with pytest.raises(EngineError) as error:
         open_tiny(checkpoint, "kernels")

@@ -146,7 +146,10 @@ class Workbench:
         )
         took = time.perf_counter() - began
         self.detail(TITLES[stage], f"{model.name} on {self.device} in {took:.1f} s · {opened.memory / 1e9:.2f} GB")
-        self.detail(TITLES[stage], f"steps: {opened.how}")
+        if opened.falls_back:
+            self.note(stage, f"steps: {opened.how}")
+        else:
+            self.detail(TITLES[stage], f"steps: {opened.how}")
         try:
             with machine.threads_for(self.describe(model).parameter_bytes):
                 yield opened

@@ -36,6 +36,11 @@ class Engine(ABC):
         return "one operation after the other"
 
     @property
+    def falls_back(self) -> bool:
+        """Tell whether a faster way, that this device would allow, cannot be used."""
+        return False
+
+    @property
     def cost(self) -> str:
         """What that has cost so far beside the work itself, in a few words; empty for nothing."""
         return ""

@@ -119,6 +119,10 @@ class NativeEngine(Engine):
         return self.mode.describe(self.device)
 
     @property
+    def falls_back(self) -> bool:
+        return bool(self.mode.why)
+
+    @property
     def cost(self) -> str:
         recorder = self._recorder
         if not recorder.count and not recorder.trouble:

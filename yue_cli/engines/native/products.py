@@ -28,6 +28,9 @@ def project(
     """
     tokens, inner = x.shape
     outs = len(weight) // 2 if gated else len(weight)
+    if norm is not None and x.dtype == torch.float16 and isinstance(weight, Tensor):
+        # The kernel scales by the weight of the norm first and divides last: between, numbers could leave the range.
+        x, norm = F.rms_norm(x, (inner,), norm, epsilon), None
     tile = tiles.find(type(weight), outs, inner, tokens, gated)
     if tile is None:
         return _by_pytorch(x, weight, norm, epsilon, gated, add_to, dtype)
