@@ -42,39 +42,41 @@ def main() -> None:
     print(f"{machine(device)} · torch {torch.__version__} · {torch.get_num_threads()} threads · {dtype}")
     print(f"LLaMA: hidden {HIDDEN}, {LAYERS} layers, {HEADS} heads, feed-forward {INNER}")
     print()
-    print("| what | rows | prompt | tokens/s |\n| --- | --- | --- | --- |")
+    print("| what | songs | rows | prompt | tokens/s |\n| --- | --- | --- | --- | --- |")
     # Stage 1 shares keys and values between groups of heads, stage 2 does not.
     weights = random_weights(config_of(STAGE1_VOCABULARY, HEADS // 3), device, dtype)
-    for guided in (True, False):
-        rows = 2 if guided else 1
+    for guided, songs in ((True, 1), (True, 2), (True, 4), (True, 8), (False, 1), (False, 8)):
+        rows = (2 if guided else 1) * songs
         engine = NativeEngine(*weights, rows=rows, length=PROMPT + TOKENS)
         name = "with guidance" if guided else "without guidance"
-        print(f"| stage 1 {name} | {rows} | {PROMPT} | {stage1_speed(engine, guided):.1f} |", flush=True)
+        speed = stage1_speed(engine, guided, songs)
+        print(f"| stage 1 {name} | {songs} | {rows} | {PROMPT} | {speed:.1f} |", flush=True)
     weights = random_weights(config_of(STAGE2_VOCABULARY, HEADS), device, dtype)
     for rows in (1, 4, 20):
         engine = NativeEngine(*weights, rows=rows, length=WINDOW_FRAMES + 3 + CODEBOOKS * FRAMES)
-        print(f"| stage 2 | {rows} | {WINDOW_FRAMES + 3} | {stage2_speed(engine, rows):.1f} |", flush=True)
+        print(f"| stage 2 | | {rows} | {WINDOW_FRAMES + 3} | {stage2_speed(engine, rows):.1f} |", flush=True)
 
 
-def stage1_speed(engine: NativeEngine, guided: bool) -> float:
-    """Sample after a prompt; tokens a second after the first, which waits for the prompt."""
+def stage1_speed(engine: NativeEngine, guided: bool, songs: int) -> float:
+    """Sample after prompts of several lengths; tokens a second of all songs after the first, which waits for those."""
     vocabulary = Vocabulary()
     settings = resolve(Settings()).stage1
     allowed = allowed_ids("yue", vocabulary, engine.vocabulary_size)
-    sampler = Sampler(vocabulary, allowed, settings, guided=guided, device=engine.device)
+    sampler = Sampler(vocabulary, allowed, settings, guided=guided, device=engine.device, songs=songs)
     advance = engine.fuse(sampler.pick, sampler.head)
-    prompt = np.random.default_rng(0).integers(0, 32000, PROMPT)
+    prompts = [np.random.default_rng(song).integers(0, 32000, PROMPT - song) for song in range(songs)]
     times = {}
     for limit in (1, TOKENS):
         taken = []
         for _ in range(REPEATS):
-            sampler.begin([prompt], strengths=[1.5], noise=[Noise(0, 0)])
+            sampler.begin(prompts, strengths=[1.5] * songs, noise=[Noise(song, 0) for song in range(songs)])
             began = time.perf_counter()
-            rows = [prompt, prompt[-1:]][: 2 if guided else 1]
-            sample_until(engine, rows, sampler, advance, end=vocabulary.end_of_audio, limit=limit)
+            rows = [*prompts, *[prompt[-1:] for prompt in prompts]][: songs * (2 if guided else 1)]
+            waited_for = range(songs)
+            sample_until(engine, rows, sampler, advance, end=vocabulary.end_of_audio, limit=limit, songs=waited_for)
             taken.append(time.perf_counter() - began)
         times[limit] = min(taken)
-    return (TOKENS - 1) / (times[TOKENS] - times[1])
+    return songs * (TOKENS - 1) / (times[TOKENS] - times[1])
 
 
 def stage2_speed(engine: NativeEngine, rows: int) -> float:

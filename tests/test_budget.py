@@ -124,6 +124,29 @@ def test_a_model_that_is_here_is_weighed_by_its_own_config(bench):
     assert 800 < first.length < 1000, "counted with the model's own tokenizer"
 
 
+@pytest.mark.parametrize(("free", "songs"), [(13.9, 1), (15, 2), (18, 4), (24, 8), (60, 8)])
+def test_as_many_songs_are_sung_at_once_as_memory_holds(bench, free, songs):
+    first, *others = (bench(free=free, execution__dtype="bfloat16") for _ in range(7))
+    [need] = budget.needs(first, ["stage1"], others)
+    assert (need.songs, need.rows) == (songs, 2 * songs)
+    assert need.cache == need.rows * need.length * 65_536
+    assert need.total <= free * GB
+    words = budget.describe(need)
+    assert (f" for {songs} songs at once, {need.rows} rows of " in words) == (songs > 1)
+
+
+def test_songs_at_once_may_be_bounded(bench):
+    first, *others = (bench(execution__dtype="bfloat16", execution__songs=3) for _ in range(9))
+    [need] = budget.needs(first, ["stage1"], others)
+    assert need.songs == 4, "a step of the ladder"
+
+
+def test_the_windows_of_all_songs_are_weighed_together(bench):
+    first, *others = (bench(execution__dtype="bfloat16") for _ in range(5))
+    [alone], [need] = budget.needs(first, ["stage2"]), budget.needs(first, ["stage2"], others)
+    assert (alone.rows, need.rows) == (2, 16)
+
+
 def test_rows_of_stage_2_follow_the_memory_that_is_free(bench):
     row = 2703 * 262_144
     song = replace(SONG, lyrics="[verse]\n" + "la " * 50 + "\n[chorus]\n" + "la " * 50)  # a minute

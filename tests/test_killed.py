@@ -17,6 +17,7 @@ COMMAND = ["run", "song", "--preset", "demo", "--genre", "slow folk", "--lyrics"
 COMMAND += ["--set", "stage1.min_new_tokens=60", "--set", "stage1.max_new_tokens=60", "--set", "execution.rows=2"]
 SOUNDS = [str(resource(f"prompt_egs/{name}.ogg")) for name in ("vocal", "instrumental")]
 FOLLOW = ["--vocal", SOUNDS[0], "--instrumental", SOUNDS[1]]
+TAKES = ["--takes", "2"]
 LYRICS = "[verse]\nOne small light in the rain\n\n[chorus]\nCome home again\n"
 
 # Runs the real command and kills itself: before the N-th operation on a file of the song, or the N-th step of an
@@ -110,8 +111,8 @@ def undisturbed(songs):
     return contents, operations
 
 
-def assert_same_song(songs, name, contents):
-    result = songs.run(name)  # a reference is asked for no more: it is stored with the song
+def assert_same_song(songs, name, contents, more=None):
+    result = songs.run(name, more=more)  # a reference is asked for no more: it is stored with the song
     assert result.returncode == 0, result.stderr
     found = songs.contents(name)
     assert found.keys() == contents.keys()
@@ -167,3 +168,28 @@ def test_killed_while_reference_audio_is_encoded(songs, undisturbed):
 
     with ThreadPoolExecutor(max_workers=2) as pool:
         list(pool.map(kill_and_resume, points[:: max(1, len(points) // 8)]))
+
+
+@pytest.mark.slow
+def test_killed_while_takes_are_made_together(songs):
+    result = songs.run("takes", more=TAKES)
+    assert result.returncode == 0, result.stderr
+    expected = songs.contents("takes")
+    assert {"takes/01/audio/mix.wav", "takes/02/stage1/segments/002.json", "song.yaml"} <= expected.keys()
+    assert expected["takes/01/stage1/vocal.npy"] != expected["takes/02/stage1/vocal.npy"]
+    operations = result.stdout.split("operations:")[1].split()
+    points = [1 + number * (len(operations) - 1) // 15 for number in range(16)]
+
+    def kill_and_resume(point):
+        name = f"takes-{point}"
+        killed = songs.run(name, "operation", point, more=TAKES)
+        assert killed.returncode == -signal.SIGKILL, f"not killed at operation {point}: {killed.stderr}"
+        assert_same_song(songs, name, expected, TAKES)
+
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        list(pool.map(kill_and_resume, points))
+    # In the first segment, in the second, and twice in stage 2, whose two batches have 419 steps each.
+    for steps in (30, 90, 150, 600):
+        killed = songs.run("takes-again", "step", steps, more=TAKES)
+        assert killed.returncode == -signal.SIGKILL, f"not killed at step {steps}: {killed.stderr}"
+    assert_same_song(songs, "takes-again", expected, TAKES)

@@ -247,6 +247,16 @@ def test_songs_that_were_stopped_go_on_together_or_alone_as_if_they_had_not_been
             assert number > saved or sung_together(f"song/takes/0{number}") == [4, 4]
 
 
+def test_songs_that_do_not_fit_together_any_more_go_on_in_smaller_batches_and_say_so(place, monkeypatch):
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 3)
+        assert yue("run", "song", "--takes", 3, *SHORT, *TEXTS).code == 130
+    told = done("run", "song", "--takes", 3, "--set", "execution.songs=1").err
+    note = "stage 1  take 2 · fewer songs fit together than before: tokens to come may differ"
+    assert note in told.splitlines()
+    assert [sung_together(f"song/takes/0{number}") for number in (1, 2, 3)] == [[4, 1]] * 3
+
+
 def test_windows_of_several_songs_that_were_stopped_keep_their_places(place, monkeypatch):
     write_song("a", LONGER)
     write_song("b")
