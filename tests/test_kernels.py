@@ -11,8 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.random_exl2 import write_model
+from tests.exl2_stand_in import ExtensionStandIn
 from tests.tiny_llama import CONFIG, write_checkpoint, write_quantized
 from yue_cli.engines import open_engine
+from yue_cli.engines.exl2 import extension
 from yue_cli.models import EIGHT_BIT, FOUR_BIT
 
 triton = pytest.importorskip("triton")
@@ -278,3 +281,20 @@ def test_attention_compiles(heads: int, shared: int, count: int, is_bytes: bool,
     types = {"sums": "*fp32", "peaks": "*fp32", "filled": "*i64", "y": "*bf16"}
     constants = parts | {"COUNT": count, "SHARED": shared, "CHUNKS": 128, "BLOCK": tiles.COMBINED}
     compiled(kernels.combine, capability, types, constants)
+
+
+@pytest.mark.skipif(not kernels.INTERPRETED, reason="needs TRITON_INTERPRET=1; test_exl2_engine.py has GPUs")
+def test_matrices_that_multiply_themselves_go_with_the_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_model(tmp_path, CONFIG, 5.3, 6, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(extension, "reason", lambda: None)
+    monkeypatch.setattr(extension, "load", lambda emit: ExtensionStandIn())
+    monkeypatch.setattr(extension, "DEVICE", "cpu")
+    opened = [
+        open_engine("exl2", tmp_path, rows=2, length=64, device=DEVICE, dtype=torch.float16, mode=mode)
+        for mode in ("kernels", "eager")
+    ]
+    prompts = [np.arange(30), np.arange(7)]
+    known = [torch.tensor([[5], [6]]), torch.tensor([[7, 8], [9, 1]])]
+    fast, plain = ([engine.prefill(prompts)] + [engine.step(ids) for ids in known] for engine in opened)
+    for found, expected in zip(fast, plain, strict=True):
+        torch.testing.assert_close(found, expected, atol=LOGITS_CLOSE[torch.float16], rtol=0)
