@@ -140,7 +140,7 @@ def _certainty(is_computed: bool) -> str:
 
 def _memory(held: int, peak: int | None, first_s: float) -> str:
     text = f"{gigabytes(held)} held" + ("" if peak is None else f" · {gigabytes(peak)} at the peak")
-    return f"{text} · {duration(first_s)} until the first of it"
+    return f"{text} · {duration(first_s)} for the first of it"
 
 
 def as_json(report: "Report") -> dict[str, Any]:
