@@ -1,6 +1,8 @@
 """Model folders that are read, and the one line that each bad one gets."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,33 @@ def with_config(folder: Path, **changes: Any) -> Path:
 def test_one_file_and_several_are_read_alike(tmp_path: Path, shards: int) -> None:
     logits = open_native(write_checkpoint(tmp_path, shards=shards)).prefill([IDS])[0]
     torch.testing.assert_close(logits.double(), plain_logits(CONFIG, random_tensors(), IDS)[-1], atol=2e-4, rtol=0)
+
+
+MEMORY = """
+import resource, sys, torch
+from pathlib import Path
+from yue_cli.engines import open_engine
+options = {"rows": 1, "length": 16, "device": torch.device("cpu"), "dtype": torch.bfloat16}
+open_engine("native", Path(sys.argv[1]), **options).close()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+engine = open_engine("native", Path(sys.argv[2]), **options)
+print(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before), engine.memory)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads peak memory as Linux tells it")
+def test_weights_go_from_file_to_place_one_tensor_at_a_time(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 1024, "intermediate_size": 2048, "num_hidden_layers": 16, "num_attention_heads": 16}
+    config = CONFIG | sizes
+    tensors = {name: tensor.bfloat16() for name, tensor in random_tensors(config).items()}
+    large = write_checkpoint(tmp_path / "large", config, tensors=tensors, shards=3)
+    small = write_checkpoint(tmp_path / "small")
+    command = [sys.executable, "-c", MEMORY, str(small), str(large)]
+    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    grown, held = map(int, told.split())
+    assert held > 250 * 10**6
+    assert grown < 1.2 * held, f"{grown / held:.2f} times the weights; a second copy would make it two"
 
 
 def test_several_files_without_an_index_are_read(tmp_path: Path) -> None:

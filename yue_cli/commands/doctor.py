@@ -54,7 +54,8 @@ def _rows(facts: Any) -> list[tuple[str, str]]:
     here = [
         name if state == "here" else f"{name} (in part)" for name, state in facts.models.items() if state != "absent"
     ]
-    rows.append(("models", " ".join(here) or "none of those with short names; `yue models list` shows them"))
+    held = f"{' '.join(here)} · hashed when they were fetched, again by `yue models verify`"
+    rows.append(("models", held if here else "none of those with short names; `yue models list` shows them"))
     for name, place in facts.places.items():
         rows.append((name, f"{place.path} · {size(place.used)} used · {size(place.free)} free"))
     return rows
