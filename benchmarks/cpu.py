@@ -1,7 +1,7 @@
 """Our loops and those of YuE's infer.py on the same random weights, side by side, on a CPU.
 
     pip install -e '.[bench]'
-    python benchmarks/cpu.py [--stage stage1] [--threads 2] [--repeats 3] [--json FILE]
+    python -m benchmarks.cpu [--stage stage1] [--threads 2] [--repeats 3] [--json FILE]
 
 A small LLaMA (hidden 512, 8 layers) with the published vocabularies, in float32. Stage 1: milliseconds a token, with
 guidance and every row of the head. Stage 2: seconds for one frame of 20 windows at the start, in the middle and at the
@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from baselines import original
 from transformers import LlamaForCausalLM
 
+from benchmarks.baselines import original
 from yue_cli import machine
 from yue_cli.engines.native.config import LlamaConfig
 from yue_cli.engines.native.engine import NativeEngine

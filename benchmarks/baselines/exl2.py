@@ -1,7 +1,7 @@
 """How long the loops of YuE-exllamav2 take on exllamav2, in float16, with random weights of the published sizes.
 
     pip install -e '.[bench]' exllamav2
-    python benchmarks/baselines/exl2.py [--stage stage1] [--contexts 1000 4000 7000] [--rows 20] [--flash]
+    python -m benchmarks.baselines.exl2 [--stage stage1] [--contexts 1000 4000 7000] [--rows 20] [--flash]
 
 Needs a CUDA GPU; not run by us yet. Stage 1: one batch of two rows that are fed the same ids, the second with the
 prompt masked out and its positions moved, and exllamav2's own sampler on the CPU. Stage 2: windows in a batch, eight
@@ -127,7 +127,7 @@ def seconds_a_window(model: Any, rows: int) -> float:
 
 def write_checkpoint(folder: Path, sizes: dict[str, Any]) -> None:
     """Write random weights in float16 as transformers would."""
-    from baselines import original
+    from benchmarks.baselines import original
 
     model = original.build(sizes, torch.device("cuda"), torch.float16)
     model.config.save_pretrained(folder)
@@ -190,6 +190,4 @@ def seconds_taken(work: Callable[[], object]) -> float:
 
 
 if __name__ == "__main__":
-    # The shapes' builder lies beside this file.
-    sys.path.insert(0, str(Path(__file__).parent.parent))
     main()

@@ -1,7 +1,7 @@
 """How long the loops of YuE's infer.py take: transformers' `generate`, driven as that program drives it.
 
     pip install -e '.[bench]'
-    python benchmarks/baselines/original.py [--stage stage1] [--device cuda] [--layers 32] [--contexts 1000 4000 7000]
+    python -m benchmarks.baselines.original [--stage stage1] [--device cuda] [--layers 32] [--contexts 1000 4000 7000]
 
 The sizes are the published ones, the weights random, which takes the same time. Stage 1: guidance as `generate`
 does it, a second forward with a cache of its own. Stage 2: for every frame the whole window is read again, then seven
