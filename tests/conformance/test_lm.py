@@ -35,10 +35,10 @@ END_OF_SEGMENT = np.array([518, 355, 29918, 974, 29918, 28192, 29962])
 Open = Callable[[Path, int, int], Engine]
 
 
-# On a GPU everything is proved in float32, with and without graphs. On a CPU a step that could be recorded is compared
-# with the eager one in tests/test_modes.py.
+# On a GPU everything is proved in float32, with and without graphs; on a CPU with the steps that graphs would record.
 WAYS = [
     ("cpu", "eager"),
+    pytest.param(("cpu", "graphs"), marks=pytest.mark.slow),
     *[pytest.param(("cuda", mode), marks=pytest.mark.gpu) for mode in ("eager", "graphs")],
 ]
 
