@@ -15,16 +15,18 @@ from training.codec.semantic import WHOLE
 from training.codec.songs import Crops, Sampler, Songs
 from training.loop import Student
 from xcodec_mini_infer import SAMPLE_RATE
-from xcodec_mini_infer.acoustic import Snake
+from xcodec_mini_infer.acoustic import AcousticEncoder, Decoder, ResidualUnit, Snake
 from xcodec_mini_infer.codec import Codec
 from xcodec_mini_infer.encoder import Encoder
+from xcodec_mini_infer.quantizer import Quantizer
 from xcodec_mini_infer.semantic import Hubert
 
 SHARES = (0.45, 0.45, 0.1)  # vocal, instrumental, mix
 # How many codebooks a crop is decoded from, and how often: the first alone must do, all must do best.
 DEPTHS, DEPTH_CHANCES = (1, 2, 4, 8), (0.3, 0.1, 0.2, 0.4)
-WAVEFORM_WEIGHT, COMMIT_WEIGHT, PROBE_WEIGHT = 10.0, 0.25, 0.5
+WAVEFORM_WEIGHT, COMMIT_WEIGHT, PROBE_WEIGHT = 10.0, 0.25, 0.3
 KMEANS_BATCHES = 60
+_INPUT_GAIN = 10.0  # music is about a tenth of full scale
 EXAMINED = 16  # crops
 
 
@@ -140,13 +142,37 @@ class Autoencoder(Student):
 
 
 def prepare(module: nn.Module) -> None:
-    """Give fresh modules what their constructors leave open, since the product has weights from a checkpoint."""
+    """Start fresh modules, which the product fills from a checkpoint, so that sound passes at its level at once.
+
+    Left alone, every transposed convolution would turn it down to a third, and biases alone would hum at the strides.
+    """
     for part in module.modules():
         if isinstance(part, Snake):
             nn.init.ones_(part.alpha)
-    for name, parameter in module.named_parameters():
-        if ".codebooks." in name:
-            nn.init.zeros_(parameter)
+        elif isinstance(part, AcousticEncoder | Decoder):
+            for inner in part.modules():
+                if isinstance(inner, nn.Conv1d | nn.ConvTranspose1d):
+                    _keep_level(inner)
+        elif isinstance(part, Quantizer):
+            for book in part.codebooks:
+                nn.init.zeros_(book)
+    for part in module.modules():
+        if isinstance(part, ResidualUnit):
+            nn.init.zeros_(part.pointwise.weight)  # at first it adds nothing
+        elif isinstance(part, AcousticEncoder):
+            nn.init.normal_(part.first.weight, std=_INPUT_GAIN * part.first.weight[0].numel() ** -0.5)
+        elif isinstance(part, Decoder):
+            nn.init.normal_(part.last.weight, std=part.last.weight[0].numel() ** -0.5 / _INPUT_GAIN)
+
+
+def _keep_level(part: nn.Conv1d | nn.ConvTranspose1d) -> None:
+    """Draw weights whose results are as loud as their input."""
+    terms = part.weight[0].numel()  # of each result
+    if isinstance(part, nn.ConvTranspose1d):
+        terms = part.in_channels * part.kernel_size[0] // part.stride[0]
+    nn.init.normal_(part.weight, std=terms**-0.5)
+    if part.bias is not None:
+        nn.init.zeros_(part.bias)
 
 
 def _straight(exact: Tensor, quantised: Tensor) -> Tensor:
