@@ -79,6 +79,12 @@ def test_a_crop_of_the_mix_is_the_sum_of_its_tracks(set_16k):
     torch.testing.assert_close(vocal, set_16k.waves[0, 90 * 320 : 100 * 320] / 32_768)
 
 
+def test_the_first_songs_are_kept_whole(set_16k):
+    one = set_16k.first(hours=1.9 / 3600)
+    assert (one.bounds, one.waves.shape, one.labels["chord"].shape) == ([0, 100], (2, 32_000), (100,))
+    assert set_16k.first(hours=2.1 / 3600).bounds == set_16k.first(float("inf")).bounds == [0, 100, 200]
+
+
 def test_crops_stay_within_a_song_and_avoid_silence():
     sounding = np.zeros((3, 200), bool)
     sounding[:, 50:100] = True  # the first song ends in sound, the second has none

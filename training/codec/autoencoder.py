@@ -6,6 +6,7 @@ Codebook 0 must tell what is played and sung, since stage 1 sees nothing else: l
 import numpy as np
 import torch
 from torch import Tensor, autocast, bfloat16, inference_mode, nn
+from torch.nn import functional
 
 from training.codec.labels import Heads, Label
 from training.codec.losses import MelDistance, si_sdr, waveform_distance
@@ -24,7 +25,7 @@ from xcodec_mini_infer.semantic import Hubert
 SHARES = (0.45, 0.45, 0.1)  # vocal, instrumental, mix
 # How many codebooks a crop is decoded from, and how often: the first alone must do, all must do best.
 DEPTHS, DEPTH_CHANCES = (1, 2, 4, 8), (0.3, 0.1, 0.2, 0.4)
-WAVEFORM_WEIGHT, COMMIT_WEIGHT, PROBE_WEIGHT = 10.0, 0.25, 0.3
+WAVEFORM_WEIGHT, COMMIT_WEIGHT, PROBE_WEIGHT = 50.0, 0.5, 0.15
 KMEANS_BATCHES = 60
 _INPUT_GAIN = 10.0  # music is about a tenth of full scale
 EXAMINED = 16  # crops
@@ -128,7 +129,8 @@ class Autoencoder(Student):
         positions = crops.positions().to(coarse.device)
         truth = {name: values[positions] for name, values in songs.labels.items()}
         loss: Tensor
-        loss, right = self.heads(coarse, truth, crops.tracks)
+        # Normed, or the labels would be read the better the larger all embeddings grow, and sound would drown in them.
+        loss, right = self.heads(functional.layer_norm(coarse, coarse.shape[-1:]), truth, crops.tracks)
         return loss, right
 
     @torch.no_grad()

@@ -24,7 +24,7 @@ LABELS = tuple(Label(name, len(CLASSES[name]) + 1, track, weight) for name, (tra
 
 
 def load_songs(corpus: Path, split: str, rate: int, cache: Path, hours: float = float("inf")) -> Songs:
-    """Read up to so many hours of a split, `train` or `held-out`, or what `cache` holds of an earlier run."""
+    """Read up to so many hours of a split, `train` or `held-out`, or of what `cache` holds of an earlier run."""
     path = cache / f"{split}-{rate}.pt"
     if not path.is_file():
         cache.mkdir(parents=True, exist_ok=True)
@@ -33,7 +33,7 @@ def load_songs(corpus: Path, split: str, rate: int, cache: Path, hours: float = 
         write_atomic(path, lambda temporary: torch.save(content, temporary))
     content = torch.load(path, weights_only=True)
     labels = {name: values.long() for name, values in content["labels"].items()}
-    return Songs(content["waves"], content["bounds"], rate // FRAME_RATE, labels)
+    return Songs(content["waves"], content["bounds"], rate // FRAME_RATE, labels).first(hours)
 
 
 def _join(songs: list[CorpusSong], rate: int, hours: float) -> Songs:

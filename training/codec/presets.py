@@ -50,7 +50,7 @@ PRESETS = {
         ),
         vocoder=VocoderConfig(embedding=64, dimension=128, intermediate=384, layers=4),
         semantic=CropRun(steps=900, batch=3, frames=400, learning_rate=1e-3),
-        autoencoder=CropRun(steps=3_400, batch=6, frames=25, learning_rate=1e-3, warm_up=100),
+        autoencoder=CropRun(steps=3_600, batch=6, frames=25, learning_rate=1e-3, warm_up=100),
         unquantised_steps=400,
         decoder=CropRun(steps=1_500, batch=8, frames=25, learning_rate=4e-4),
         vocal=_CPU_VOCODER,

@@ -19,7 +19,7 @@ from xcodec_mini_infer.vocoder import Vocoder
 from yue_cli.mixing import CROSSOVER_HZ
 
 DEPTHS, DEPTH_CHANCES = (1, 2, 4, 8), (0.1, 0.1, 0.2, 0.6)  # codebooks a crop is decoded from, and how often
-WAVEFORM_WEIGHT = 10.0
+WAVEFORM_WEIGHT = 50.0
 TOP_HZ, TOP_FACTOR = 4_000, 2.0  # the mix takes its top band from the vocoder
 LEVEL_WEIGHT = 0.5
 EXAMINED = 32  # crops
@@ -133,9 +133,10 @@ class VocoderRenderer(Renderer):
         return wave
 
     def compare(self, wave: Tensor, target: Tensor) -> tuple[Tensor, dict[str, float]]:
-        mel = self.distance(wave, target)
+        mel, samples = self.distance(wave, target), waveform_distance(wave, target)
         level = (_low_level(wave) - _low_level(target)).abs().mean()
-        return mel + LEVEL_WEIGHT * level, {"mel": mel.item(), "level": level.item()}
+        loss = mel + WAVEFORM_WEIGHT * samples + LEVEL_WEIGHT * level
+        return loss, {"mel": mel.item(), "samples": samples.item(), "level": level.item()}
 
 
 def prepare_vocoder(vocoder: Vocoder) -> Vocoder:

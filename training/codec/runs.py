@@ -126,7 +126,7 @@ class Workplace:
         self, name: str, module: nn.Module, make: Callable[[Songs], Tensor], songs: Songs, held_out: Songs
     ) -> tuple[Tensor, Tensor]:
         """Find what a frozen module once made of all songs, or let it make that."""
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(repr((songs.bounds, held_out.bounds)).encode())
         for key, values in sorted(module.state_dict().items()):
             digest.update(key.encode() + values.cpu().numpy().tobytes())
         path = self.run / f"{name}-{digest.hexdigest()[:12]}.pt"

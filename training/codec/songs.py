@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from xcodec_mini_infer import FRAME_RATE
+
 TRACKS = ("vocal", "instrumental", "mix")
 VOCAL, INSTRUMENTAL, MIX = range(3)
 SOUNDING = 10 ** (-50 / 20)  # root mean square of a frame, of full scale
@@ -46,6 +48,13 @@ class Songs:
         """Bring all to a device."""
         labels = {name: values.to(device) for name, values in self.labels.items()}
         return Songs(self.waves.to(device), self.bounds, self.unit, labels)
+
+    def first(self, hours: float) -> "Songs":
+        """Keep the first songs, until they last so long."""
+        limit = hours * 3600 * FRAME_RATE
+        bounds = [bound for index, bound in enumerate(self.bounds) if index == 0 or self.bounds[index - 1] < limit]
+        labels = {name: values[: bounds[-1]] for name, values in self.labels.items()}
+        return Songs(self.waves[:, : bounds[-1] * self.unit], bounds, self.unit, labels)
 
     @property
     def count(self) -> int:
