@@ -23,6 +23,7 @@ WAVEFORM_WEIGHT = 50.0
 TOP_HZ, TOP_FACTOR = 4_000, 2.0  # the mix takes its top band from the vocoder
 LEVEL_WEIGHT = 0.5
 EXAMINED = 32  # crops
+_LOG_MAGNITUDE = 3.5  # of a vocoder's bins before it has learned: about the level of music
 
 
 class Renderer(Student):
@@ -145,6 +146,9 @@ def prepare_vocoder(vocoder: Vocoder) -> Vocoder:
         if name.endswith("gamma"):
             nn.init.constant_(parameter, 1 / len(vocoder.blocks))
     nn.init.normal_(vocoder.head.out.weight, std=0.01)
+    nn.init.zeros_(vocoder.head.out.bias)
+    with torch.no_grad():
+        vocoder.head.out.bias[: len(vocoder.head.out.bias) // 2] = _LOG_MAGNITUDE
     vocoder.head.window.copy_(torch.hann_window(len(vocoder.head.window)))
     return vocoder
 
