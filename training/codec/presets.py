@@ -31,7 +31,7 @@ class Preset:
     instrumental: CropRun
 
 
-_CPU_VOCODER = CropRun(steps=2_400, batch=6, frames=50, learning_rate=1e-3)
+_CPU_VOCODER = CropRun(steps=2_000, batch=4, frames=40, learning_rate=2e-3, warm_up=50)
 _GPU_VOCODER = CropRun(steps=5_000, batch=32, frames=50, learning_rate=5e-4)
 PRESETS = {
     "cpu": Preset(

@@ -124,9 +124,7 @@ class VocoderRenderer(Renderer):
     def __init__(self, vocoder: Vocoder, codec: Codec, *args: object, **keywords: object) -> None:
         super().__init__(codec, *args, **keywords)  # type: ignore[arg-type]
         self.vocoder = vocoder
-        self.distance = MelDistance(
-            VOCODER_SAMPLE_RATE, ((256, 20), (512, 40), (1024, 80), (2048, 160)), TOP_HZ, TOP_FACTOR
-        )
+        self.distance = MelDistance(VOCODER_SAMPLE_RATE, ((512, 40), (2048, 160)), TOP_HZ, TOP_FACTOR)
         self.context = vocoder.context
 
     def render(self, embedding: Tensor, context: int) -> Tensor:
