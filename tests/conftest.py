@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # Set before numpy and torch are imported. Tests compute small things: threads that wait for each other on a busy
 # machine cost far more time than they save.
@@ -15,6 +16,10 @@ os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"
 os.environ["HF_HOME"] = str(Path(tempfile.gettempdir()) / "yue-no-models")  # never made
 
 from tests.command_line import GENRE, LYRICS, SEED, SHORT, done
+
+# A busy machine is no fault of what is tested.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 
 def pytest_collection_finish() -> None:

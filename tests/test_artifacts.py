@@ -36,7 +36,7 @@ from yue_cli.errors import ArtifactError
 REMEDY = "run `yue stage1` again."
 INTEGERS = [np.dtype(order + kind) for order in "<>" for kind in ("i2", "i4", "i8", "u2", "u4", "u8")]
 SHAPES = st.tuples(st.sampled_from([1, 8]), st.integers(1, 40))
-WRITING = settings(max_examples=20, deadline=None)  # a slow disk is no fault
+WRITING = settings(max_examples=20)
 CODES = SHAPES.flatmap(lambda shape: arrays.arrays(np.int16, shape, elements=st.integers(0, 1023)))
 
 
@@ -136,7 +136,6 @@ def test_a_truncated_track_says_how_much_is_there(tmp_path, length):
     assert refusal(path) == f": is truncated or damaged ({length} bytes); {REMEDY}"
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_a_damaged_track_is_read_or_refused_but_never_breaks_the_program(scratch, data):
     content = bytearray(spelled(codes()))

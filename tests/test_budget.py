@@ -385,7 +385,11 @@ def test_a_plan_says_what_each_stage_needs_and_makes_nothing(place):
     assert [line for line in lines if line.startswith("device  this machine · float32 · ")]
     assert [line for line in lines if line.startswith("disk    2 MB for the song, ")]
     assert contents(place) == before
-    assert done("run", "song", "--dry-run", "--preset", "demo", *COMMAND[:4]).out == outcome.out
+    again = done("run", "song", "--dry-run", "--preset", "demo", *COMMAND[:4]).out.splitlines()
+    measured = ("device", "disk")  # what is free changes between two looks
+    assert [line for line in again if not line.startswith(measured)] == [
+        line for line in lines if not line.startswith(measured)
+    ]
 
 
 def test_a_plan_without_models_uses_the_published_sizes(place):

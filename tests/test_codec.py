@@ -18,7 +18,7 @@ def codec(tmp_path_factory: pytest.TempPathFactory) -> Codec:
     return small_codec.load(tmp_path_factory.mktemp("codec"))[0]
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(frames=st.integers(1, 70), chunk_frames=st.integers(1, 80), batch=st.integers(1, 2))
 def test_chunks_sound_like_one_piece(codec: Codec, frames: int, chunk_frames: int, batch: int) -> None:
     codes = small_codec.random_codes(batch, 8, frames, seed=frames)

@@ -62,7 +62,7 @@ def test_a_song_has_882_samples_a_frame(decoders: decode.Decoders, frames: int) 
         assert np.isfinite(samples).all()
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(frames=st.integers(1, 90), chunk_frames=st.integers(1, 95))
 def test_chunks_do_not_show(decoders: decode.Decoders, frames: int, chunk_frames: int) -> None:
     with pytest.MonkeyPatch.context() as patch:

@@ -179,7 +179,7 @@ def test_equal_prompts_give_equal_bits_in_any_company(engine: Engine) -> None:
     assert torch.equal(first[0], again[0])
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(lengths=st.lists(st.integers(1, 90), min_size=1, max_size=ROWS), steps=st.lists(st.integers(1, 3), max_size=3))
 def test_ragged_rows_equal_single_rows(
     engine: Engine, dtype: torch.dtype, lengths: list[int], steps: list[int]

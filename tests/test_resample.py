@@ -40,7 +40,7 @@ def test_the_length_is_rounded_up(samples: int, rate: int, new_rate: int, length
     assert resample.resample(torch.ones(2, samples), rate, new_rate).shape == (2, length)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(samples=st.integers(1, 600), cuts=st.lists(st.integers(0, 1700), max_size=5), data=st.data())
 def test_blocks_are_the_whole(samples: int, cuts: list[int], data: st.DataObject) -> None:
     rate, new_rate = data.draw(st.sampled_from([(16000, 44100), (44100, 16000), (3, 2), (1, 5)]))

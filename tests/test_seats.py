@@ -1,7 +1,7 @@
 """Who sits where in which batch, and that nobody moves when others are done."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from yue_cli.seats import LADDER, Seat, deal, ladder_step, rows_that_fit, seat_all
@@ -31,7 +31,6 @@ def test_a_batch_names_who_sits_in_each_place() -> None:
     assert seat_all([Seat(4, 2), Seat(2, 0), Seat(4, 0)]) == [[2, None, 0, None], [1, None]]
 
 
-@settings(deadline=None)
 @given(st.integers(0, 60), st.sampled_from(LADDER[:7]), st.randoms())
 def test_everybody_keeps_rows_and_place_whoever_is_done(count: int, rows: int, random) -> None:
     seats = deal(count, rows)

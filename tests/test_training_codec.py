@@ -117,7 +117,9 @@ def test_a_restarted_entry_takes_both_its_statistics_along():
     learner = LearningQuantizer(quantizer)
     draw = np.random.default_rng(0)
     vectors = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0], [10.0, 10.0]]).repeat(10, 1)
-    learner.initialise(vectors + 0.01 * torch.randn(40, 2), draw, step_vectors=40)
+    learner.initialise(
+        vectors + 0.01 * torch.randn(40, 2, generator=torch.Generator().manual_seed(0)), draw, step_vectors=40
+    )
     with torch.no_grad():
         quantizer.codebooks[0][2] = torch.tensor([500.0, 500.0])  # where nothing ever is
         learner.sums[0, 2] = learner.counts[0, 2] * quantizer.codebooks[0][2]

@@ -21,7 +21,7 @@ def random_embedding(batch: int, frames: int) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(frames))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(frames=st.integers(1, 150), chunk_frames=st.integers(1, 160), batch=st.integers(1, 2))
 def test_chunks_sound_like_one_piece(vocoder: Vocoder, frames: int, chunk_frames: int, batch: int) -> None:
     embedding = random_embedding(batch, frames)
