@@ -85,7 +85,7 @@ THIRD_PARTY = {
     },
     "numpy": None,  # anywhere
 }
-CODEC_USERS = {"weights", "mixing", "stages.reference", "stages.decode", "toy"}
+CODEC_USERS = {"weights", "mixing", "stages.reference", "stages.decode"}
 PRINTERS = {"commands.console"}
 STDLIB = sys.stdlib_module_names
 

@@ -66,8 +66,9 @@ def repositories(tmp_path_factory) -> dict[str, Repository]:
 @pytest.fixture
 def stand_in(repositories, tmp_path, monkeypatch):
     """Serve the repositories to commands of this process, with empty caches."""
-    shapes = checkpoint.codec_shapes(toy._CODEC)
-    layout = convert.Layout(shapes, {}, checkpoint.vocoder_shapes(toy._VOCODER), toy._CODEC, toy._VOCODER)
+    codec_sizes, vocoder_sizes = checkpoint.read_config(resource(toy.CODEC))
+    shapes = checkpoint.codec_shapes(codec_sizes)
+    layout = convert.Layout(shapes, {}, checkpoint.vocoder_shapes(vocoder_sizes), codec_sizes, vocoder_sizes)
     monkeypatch.setattr(convert, "published_layout", lambda: layout)
     codec = CATALOGUE["codec"]
     small = type(codec)(codec.name, codec.repository, codec.revision, {}, codec.part, codec.bytes)

@@ -1,4 +1,4 @@
-"""Presets, example texts and the toy tokenizer are found in a checkout and in an installed package."""
+"""Presets, example texts, the toy tokenizer and the trained codec are found in a checkout and an installed package."""
 
 import os
 import subprocess
@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from xcodec_mini_infer.checkpoint import CODEC_FILE, INSTRUMENTAL_FILE, VOCAL_FILE
 from yue_cli.resources import expanded, resource
 from yue_cli.tokenizer import TOKENIZER_FILE
 from yue_cli.vocab import VOCABULARY_FILE
 
 ROOT = Path(__file__).parent.parent
 FILES = [
+    *(f"checkpoints/tiny/codec/{name}" for name in ("config.json", CODEC_FILE, VOCAL_FILE, INSTRUMENTAL_FILE)),
     "configs/demo.yaml",
     "configs/original.yaml",
     "prompt_egs/lyrics.txt",

@@ -1,6 +1,7 @@
-"""The toy checkpoint: the real architecture, small, with seeded random weights, to try the tool without a model.
+"""The toy checkpoint, to try the tool without a model: random language models and a small codec that was trained.
 
-It sings nothing: random weights make sound like noise. It is made on first use, under a hash of its recipe.
+The codec has learned a voice and a band; the models, of the real architecture, small, with seeded random weights,
+choose by chance what they say. The folder is made on first use, under a hash of its recipe.
 """
 
 import hashlib
@@ -8,7 +9,6 @@ import json
 import shutil
 import tempfile
 import zlib
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +16,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from xcodec_mini_infer import checkpoint
-from xcodec_mini_infer.codec import CodecConfig
-from xcodec_mini_infer.vocoder import VocoderConfig
 from yue_cli.atomic import storage_errors
 from yue_cli.resources import resource
 from yue_cli.tokenizer import TOKENIZER_FILE
@@ -41,20 +38,7 @@ _LLAMA = {
     "tie_word_embeddings": False,
     "torch_dtype": "float32",
 }
-_CODEC = CodecConfig(
-    codebooks=8,
-    dimension=64,
-    decoder_dimension=32,
-    decoder_channels=128,
-    encoder_dimension=32,
-    encoder_channels=8,
-    hubert_channels=32,
-    hubert_width=64,
-    hubert_layers=2,
-    hubert_heads=4,
-    hubert_intermediate=128,
-)
-_VOCODER = VocoderConfig(embedding=64, dimension=64, intermediate=128, layers=4)
+CODEC = "checkpoints/tiny/codec"
 
 
 def make(home: Path) -> Path:
@@ -71,7 +55,7 @@ def make(home: Path) -> Path:
         try:
             for stage in ("stage1", "stage2"):
                 _write_language_model(building / stage, stage)
-            _write_codec(building / "codec")
+            shutil.copytree(resource(CODEC), building / "codec")
             building.chmod(0o755)
             try:
                 building.rename(final)
@@ -85,10 +69,10 @@ def make(home: Path) -> Path:
 
 def _recipe_hash() -> str:
     """Hash all that decides the toy's numbers; change `SEED` when the rule of filling changes."""
-    recipe = {"seed": SEED, "llama": _LLAMA, "codec": vars(_CODEC), "vocoder": vars(_VOCODER)}
-    digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode())
-    for name in (TOKENIZER_FILE, VOCABULARY_FILE):
-        digest.update(resource(f"toy/{name}").read_bytes())
+    digest = hashlib.sha256(json.dumps({"seed": SEED, "llama": _LLAMA}, sort_keys=True).encode())
+    parts = [resource(f"toy/{name}") for name in (TOKENIZER_FILE, VOCABULARY_FILE)]
+    for path in [*parts, *sorted(resource(CODEC).iterdir())]:
+        digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()[:12]
 
 
@@ -124,48 +108,11 @@ def _write_language_model(folder: Path, stage: str) -> None:
     save_file(tensors, folder / "model.safetensors")
 
 
-def _write_codec(folder: Path) -> None:
-    shapes = {
-        checkpoint.CODEC_FILE: checkpoint.codec_shapes(_CODEC) | checkpoint.encoder_shapes(_CODEC),
-        checkpoint.VOCAL_FILE: checkpoint.vocoder_shapes(_VOCODER),
-        checkpoint.INSTRUMENTAL_FILE: checkpoint.vocoder_shapes(_VOCODER),
-    }
-    tensors = {file: _codec_tensors(file, names) for file, names in shapes.items()}
-    checkpoint.write(folder, _CODEC, _VOCODER, tensors)
-
-
 def _language_tensor(stage: str, name: str, shape: tuple[int, ...]) -> Tensor:
     noise = _noise(f"{stage}/{name}", shape)
     if name.endswith("norm.weight"):
         return 1 + 0.1 * noise
     return noise * (0.5 if "embed" in name else shape[-1] ** -0.5)
-
-
-def _codec_tensors(file: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """Fill the codec so that levels stay in bounds through all its layers."""
-    tensors: dict[str, Tensor] = {}
-    for name, shape in shapes.items():
-        noise = _noise(f"{file}/{name}", shape)
-        if name.endswith("_codebook.embed"):
-            tensors[name] = noise * 0.8 ** int(name.split(".")[3])
-        elif name.endswith("alpha") or ("norm" in name and name.endswith("weight")):
-            tensors[name] = 1 + 0.1 * noise
-        elif name.endswith("gamma"):
-            tensors[name] = 0.1 * (1 + 0.3 * noise)
-        elif name == "head.out.bias":  # logarithms of magnitudes, then phases: louder by e
-            louder = torch.arange(shape[0]) < shape[0] // 2
-            tensors[name] = 0.05 * noise + louder.float()
-        elif name.endswith("bias"):
-            tensors[name] = 0.05 * noise
-        elif name.endswith("weight_g"):
-            tensors[name] = torch.full(shape, 0.25)
-        elif name.endswith("window"):
-            tensors[name] = torch.hann_window(shape[0])
-        elif name.endswith("weight_v"):
-            tensors[name] = noise
-        else:
-            tensors[name] = noise * float(np.prod(shape[1:])) ** -0.5
-    return tensors
 
 
 def _noise(name: str, shape: tuple[int, ...]) -> Tensor:

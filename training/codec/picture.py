@@ -30,7 +30,7 @@ def draw(path: Path, rows: Sequence[tuple[str, np.ndarray, np.ndarray]], rate: i
         pair[0].set_ylabel("kHz")
     for place in axes[-1]:
         place.set_xlabel("s")
-    figure.savefig(path, dpi=80)
+    figure.savefig(path, dpi=60)
 
 
 def _levels_db(wave: np.ndarray) -> np.ndarray:
