@@ -86,7 +86,7 @@ class Songs:
         found: dict[str, object] = {}
         for path in sorted(song.rglob("*")):
             inside = path.relative_to(song)
-            if path.is_file() and inside.parts[0] not in ("history", ".lock"):
+            if path.is_file() and not {"history", ".lock"} & {*inside.parts}:  # also of takes
                 found[str(inside)] = path.read_bytes()
                 if path.name == "manifest.json":
                     found[str(inside)] = json.loads(path.read_bytes())
