@@ -333,3 +333,27 @@ def test_without_a_named_model_the_one_that_follows_a_reference_is_taken(monkeyp
     text = refused("run", "new", *TEXTS, "--audio", VOCAL, "--offline")
     assert "en-icl" in text
     assert "en-cot" not in text
+
+
+def test_fine_codes_of_both_tracks_become_a_song_to_decode():
+    outcome = done("encode", "copy", *TOY, *DUAL, "--fine")
+    assert outcome.out == f"{Path('copy/stage2')}\n"
+    tokens = {track: np.load(f"copy/stage2/{track}.npy") for track in ("vocal", "instrumental")}
+    assert {track.shape for track in tokens.values()} == {(8, 265)}
+    assert not (tokens["vocal"][0] == tokens["instrumental"][0]).all()
+    done("encode", "coarse", *TOY, *DUAL)
+    np.testing.assert_array_equal(tokens["vocal"][:1], codes(Path("coarse")))
+    outcome = done("decode", "copy", *TOY)
+    assert soundfile.info("copy/audio/mix.wav").duration == pytest.approx(5.3)
+    # What lay there is kept.
+    outcome = done("encode", "copy", *TOY, *DUAL, "--fine", "--json")
+    assert outcome.answer == {"song": "copy", "tokens": str(Path("copy/stage2"))}
+    assert "the old one is kept in history/" in outcome.err
+    assert list(Path("copy/history").glob("stage2*"))
+
+
+def test_a_copy_needs_voice_and_band():
+    assert refused("encode", "copy", *TOY, "--audio", VOCAL, "--fine") == (
+        "--fine copies voice and band: give --vocal FILE and --instrumental FILE."
+    )
+    assert not Path("copy").exists()

@@ -11,6 +11,8 @@ import numpy as np
 from yue_cli import machine, mixing, plan
 from yue_cli.artifacts import TRACKS, Tokens, encode_array, read_tokens, sha256_json
 from yue_cli.audio_files import read_audio, write_audio
+from yue_cli.events import Warned
+from yue_cli.foreign import ForeignStage, part_strangers, take_in
 from yue_cli.stages import decode, reference
 from yue_cli.vocab import CODEBOOKS, FRAME_RATE
 from yue_cli.weights import ModelFolder
@@ -33,11 +35,23 @@ def make_reference(orders: Sequence[Order]) -> None:
             model = bench.model("reference")
             key = sha256_json(plan.recipe(bench.request, "reference"))
             if key not in encoded:
-                encoded[key] = _encode(bench, model)
+                encoded[key] = _encode(bench, model, codebooks=1)
             _keep_reference(bench, model, *encoded[key])
 
 
-def _encode(bench: Workbench, model: ModelFolder) -> tuple[dict[str, np.ndarray], float]:
+def make_copy(bench: Workbench) -> None:
+    """Encode voice and band with all codebooks into int16 [8, T] a track, in `stage2/`. Raises YueError."""
+    asked, model = bench.request.song.reference, bench.model("reference")
+    assert asked is not None
+    codes, _ = _encode(bench, model, CODEBOOKS)
+    brought = ForeignStage("stage2", Tokens(codes["vocal"], codes["instrumental"]), asked.sources)
+    for warning in part_strangers(bench.project, [brought]):
+        bench.emit(Warned(warning))
+    if take_in(bench.project, brought):
+        bench.note("stage2", "the old one is kept in history/")
+
+
+def _encode(bench: Workbench, model: ModelFolder, codebooks: int) -> tuple[dict[str, np.ndarray], float]:
     """Turn the sound of an audio prompt into codes; also returns the seconds that took."""
     asked = bench.request.song.reference
     assert asked is not None
@@ -48,7 +62,7 @@ def _encode(bench: Workbench, model: ModelFolder) -> tuple[dict[str, np.ndarray]
     if asked.crop:
         bench.note("reference", f"{asked.excerpt} alone: other codes than those of the same seconds in the whole sound")
     began = time.perf_counter()
-    encoder = reference.open_encoder(model.path, bench.device)
+    encoder = reference.open_encoder(model.path, bench.device, codebooks)
     with machine.threads_for(sum(weight.nbytes for weight in encoder.parameters())):
         crop = (asked.start, asked.end_s) if asked.crop else None
         codes = reference.encode(encoder, sounds, crop, bench.emit)

@@ -115,6 +115,19 @@ class Pipeline:
         seconds = time.perf_counter() - began
         return [_result(job, seconds) for job in jobs if job.bench.failure is None]
 
+    def copy(self) -> Path:
+        """Encode voice and band of one folder with all codebooks, as if they were a song of ours.
+
+        Returns the folder of the tokens. The song's request stays as it is on disk. Raises YueError, Interrupted.
+        """
+        [bench] = self.benches
+        bench.fetch_models(["reference"])
+        try:
+            making.make_copy(bench)
+        except KeyboardInterrupt as error:
+            raise Interrupted("nothing was written.") from error
+        return bench.project.folder("stage2")
+
     def _make(self, stage: str, jobs: Sequence[Job]) -> None:
         """Make one stage of all songs that need it, group after group."""
         going = [job for job in jobs if job.bench.failure is None]

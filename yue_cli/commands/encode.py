@@ -1,5 +1,9 @@
 """`yue encode`: sound that a song is to follow, to codes."""
 
+from typing import Annotated
+
+import typer
+
 from yue_cli.commands import options
 from yue_cli.commands.fulfil import fulfil
 from yue_cli.commands.request import Request, reference
@@ -13,6 +17,10 @@ def encode(
     start: options.Start = None,
     end: options.End = None,
     crop: options.Crop = False,
+    fine: Annotated[
+        bool,
+        typer.Option("--fine", help="All codebooks of voice and band, into FOLDER/stage2 for `yue decode`: a copy."),
+    ] = False,
     preset: options.PresetName = None,
     assignments: options.Assignments = None,
     model: options.Model = None,
@@ -31,6 +39,7 @@ def encode(
             assignments=assignments or [],
             reference=reference(audio, vocal, instrumental, start, end, crop),
             flags={"decode.codec": model, "execution.device": device},
+            fine=fine,
             force=force,
             json=json,
             quiet=quiet,

@@ -9,7 +9,7 @@ import typer
 from yue_cli import models, presets
 from yue_cli import plan as plans
 from yue_cli.commands import closing, dry_run
-from yue_cli.commands.console import Console, counted, duration
+from yue_cli.commands.console import Console, answer, answer_json, counted, duration
 from yue_cli.commands.request import Asked, Reader, Request, home
 from yue_cli.events import Warned
 from yue_cli.settings import flatten
@@ -37,13 +37,19 @@ def fulfil(request: Request) -> None:
             project.create()
             locks.enter_context(project.locked())
         songs = reader.read(folders)  # again: another process may have changed a folder until now
-        reader.store(folders)
+        if not request.fine:  # a copy is no song: nothing is asked for later
+            reader.store(folders)
         from yue_cli.pipeline import Pipeline, Workbench  # loads torch
 
         benches = [
             Workbench(each.project, each.wanted, home(), console.emit, console.detail, request.offline, each.label)
             for each in songs
         ]
+        if request.fine:
+            with console.watching():
+                tokens = str(Pipeline(benches).copy())
+            answer_json({"song": str(songs[0].project.root), "tokens": tokens}) if request.json else answer(tokens)
+            return
         with console.watching():
             results = Pipeline(benches).run(
                 request.stages, request.force, request.from_segment, reader.new_seeds(songs)

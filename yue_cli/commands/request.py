@@ -9,6 +9,7 @@ from typing import Any
 import platformdirs
 
 from yue_cli import audio_prompt, models, plan, presets, song, takes
+from yue_cli.artifacts import TRACKS
 from yue_cli.audio_prompt import AudioPrompt
 from yue_cli.commands.texts import read_genre, read_lyrics
 from yue_cli.errors import LyricsError, SettingsError, StorageError, YueError
@@ -41,6 +42,7 @@ class Request:
     assignments: list[str] = field(default_factory=list)
     reference: Mapping[str, Any] = field(default_factory=dict)  # flags by the fields of an AudioPrompt
     no_reference: bool = False
+    fine: bool = False  # all codebooks of the reference, as stage 2
     takes: int | None = None  # how many takes are made of each song; None: the song itself
     from_segment: int | None = None
     force: bool = False
@@ -214,6 +216,8 @@ class Reader:
             _need_texts(project, wanted, request.takes is not None)
         if "reference" in request.stages and wanted.song.reference is None:
             raise SettingsError(f"{project.root} has no reference audio yet: give {audio_prompt.FLAGS}.")
+        if request.fine and set(wanted.song.reference.sources if wanted.song.reference else ()) != set(TRACKS):
+            raise SettingsError("--fine copies voice and band: give --vocal FILE and --instrumental FILE.")
         if request.reference and wanted.song.reference is not None:
             audio_prompt.check_files(wanted.song.reference)
         return Asked(project, wanted, sources, label)

@@ -22,10 +22,10 @@ MIN_SECONDS = 1.0
 Sound = tuple[np.ndarray, int]  # float32 [N], sample rate
 
 
-def open_encoder(folder: Path, device: str | torch.device = "cpu") -> Encoder:
+def open_encoder(folder: Path, device: str | torch.device = "cpu", codebooks: int = 1) -> Encoder:
     """Load the encoding half of a codec folder. Raises CheckpointError for what is missing or of another shape."""
     try:
-        return checkpoint.load_encoder(folder, device)
+        return checkpoint.load_encoder(folder, device, codebooks)
     except CodecError as error:
         raise CheckpointError(str(error)) from error
 
@@ -33,7 +33,7 @@ def open_encoder(folder: Path, device: str | torch.device = "cpu") -> Encoder:
 def encode(
     encoder: Encoder, tracks: Mapping[str, Sound], crop: tuple[float, float] | None = None, emit: Emit = ignore
 ) -> dict[str, np.ndarray]:
-    """Turn the sound of one track, or of two that belong together, into int16 codes [1, T] each, of equal T.
+    """Turn the sound of one track, or of two that belong together, into int16 codes [K, T] each, of equal T.
 
     tracks: by name. Whole tracks are encoded, since every code depends on all of the sound; crop: only these seconds
     are, which gives other codes. Of two lengths the shorter holds, with a warning.
