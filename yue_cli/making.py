@@ -20,6 +20,7 @@ from yue_cli.workbench import Order, Workbench
 
 SOUNDS = ("mix", *TRACKS)
 CREDIT = "AI-generated with YuE by HKUST/M-A-P"
+COARSE = 1  # codebooks that stage 1 reads
 HOW_TO_SPLIT = "split the mix with audio-separator, then --vocal and --instrumental"
 
 
@@ -35,7 +36,7 @@ def make_reference(orders: Sequence[Order]) -> None:
             model = bench.model("reference")
             key = sha256_json(plan.recipe(bench.request, "reference"))
             if key not in encoded:
-                encoded[key] = _encode(bench, model, codebooks=1)
+                encoded[key] = _encode(bench, model, COARSE)
             _keep_reference(bench, model, *encoded[key])
 
 
