@@ -216,17 +216,20 @@ def test_products_compile(name: str, rows: int, capability: int) -> None:
     tile = tiles.product_tile(outs, inner, rows, gated)
     assert tile is not None
     types = dict.fromkeys(("x", "weight", "norm", "y"), "*bf16") | {"rows": "i32", "outs": "i32", "epsilon": "fp32"}
-    constants = {
+    chained = {"CHAINED": capability >= 90}
+    constants = chained | {
         "INS": inner,
         "ROWS": tiles.padded(rows),
         "BLOCK_OUT": tile.out,
         "BLOCK_IN": tile.inner,
-        "NORM": name.endswith(("qkv", "up", "head")),
         "GATED": gated,
         "ADD": name.endswith(("output", "down")),
+        "AHEAD": tiles.ahead(2 * inner),
     }
     made = compiled(kernels.product, capability, types, constants, tile)
     assert made.metadata.shared <= LARGEST_SHARED
+    constants = chained | {"INS": inner, "COLUMNS": tiles.padded(inner)}
+    compiled(kernels.normalize, capability, types, constants, tiles.Tile(0, 0, 8, 1))
 
 
 @needs_compiler
@@ -240,8 +243,9 @@ def test_products_with_quantized_weights_compile(name: str, kind: type, rows: in
     tile = tiles.find(kind, outs, inner, rows, gated)
     assert tile is not None
     fixed = {"bytes_": "*i8", "scales": "*fp32", "sums": "*fp32", "rows": "i32"}
-    sizes = {"INS": inner, "GROUP": GROUP}
-    constants = sizes | {"GROUPS": tiles.padded(inner // GROUP, 1), "NORM": name.endswith(("qkv", "up", "head"))}
+    sizes = {"INS": inner, "CHAINED": capability >= 90}
+    constants = {"GROUPS": tiles.padded(inner // GROUP, 1), "NORM": name.endswith(("qkv", "up", "head"))}
+    constants |= sizes | {"GROUP": GROUP}
     types = fixed | {"x": "*bf16", "norm": "*bf16", "epsilon": "fp32"}
     compiled(quantized_kernels.to_fixed, capability, types, constants, tiles.Tile(0, 0, 8, 1))
     is_four = kind is Int4Weight
@@ -252,6 +256,8 @@ def test_products_with_quantized_weights_compile(name: str, kind: type, rows: in
     constants = sizes | {
         "ROWS": tiles.padded(rows, 8),
         "BLOCK_OUT": tile.out,
+        "BLOCK_IN": tile.inner,
+        "AHEAD": tiles.ahead(inner // 2 if is_four else inner),
         "FOUR_BIT": is_four,
         "GATED": gated,
         "ADD": added,
@@ -268,18 +274,20 @@ def test_products_with_quantized_weights_compile(name: str, kind: type, rows: in
 def test_attention_compiles(heads: int, shared: int, count: int, is_bytes: bool, capability: int) -> None:
     kept, scale = ("*u8", "*fp32") if is_bytes else ("*bf16", "*bf16")
     caches = {"keys": kept, "values": kept, "key_scales": scale, "value_scales": scale, "filled": "*i64"}
-    sizes = {"COUNT": count, "SHARED": shared, "EIGHT_BIT": is_bytes}
+    chained = {"CHAINED": capability >= 90}
+    sizes = chained | {"COUNT": count, "SHARED": shared, "EIGHT_BIT": is_bytes}
     types = caches | {"qkv": "*bf16", "cosine": "*fp32", "sine": "*fp32", "length": "i32"}
     compiled(kernels.rotate_and_write, capability, types, sizes | {"HEADS": heads, "HALF": 64})
-    groups, chunk = heads // shared, tiles.CHUNK_KEYS[heads > shared]
+    groups, cut = heads // shared, tiles.attention_cut(heads > shared, is_bytes)
     types = caches | {"qkv": "*bf16", "sums": "*fp32", "peaks": "*fp32", "length": "i32", "sharpness": "fp32"}
-    parts = {"GROUPS": groups, "SIZE": 128, "CHUNK": chunk}
-    constants = sizes | parts | {"QUERIES": tiles.padded(groups * count), "BLOCK": tiles.BLOCK_KEYS}
-    tile = tiles.Tile(0, 0, tiles.ATTEND_WARPS, tiles.ATTEND_STAGES)
+    parts = {"GROUPS": groups, "SIZE": 128, "CHUNK": cut.chunk}
+    queries = tiles.padded(groups * count, 16 if cut.tensor_cores else 1)
+    constants = sizes | parts | {"QUERIES": queries, "BLOCK": cut.block, "TENSOR_CORES": cut.tensor_cores}
+    tile = tiles.Tile(0, 0, cut.warps, cut.stages)
     made = compiled(kernels.attend, capability, types, constants, tile)
     assert made.metadata.shared <= LARGEST_SHARED
     types = {"sums": "*fp32", "peaks": "*fp32", "filled": "*i64", "y": "*bf16"}
-    constants = parts | {"COUNT": count, "SHARED": shared, "CHUNKS": 128, "BLOCK": tiles.COMBINED}
+    constants = chained | parts | {"COUNT": count, "SHARED": shared, "CHUNKS": 128, "BLOCK": tiles.COMBINED}
     compiled(kernels.combine, capability, types, constants)
 
 

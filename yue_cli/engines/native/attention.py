@@ -37,7 +37,8 @@ def masked(q: Tensor, keys: Tensor, values: Tensor, visible: Tensor | None) -> T
         attended = _in_two_products(grouped, keys, values, mask)
     else:
         attended = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask)
-    return attended.view(rows, heads, count, size).transpose(1, 2)
+    # Not `view`: on a GPU the answer may lie in another order.
+    return attended.reshape(rows, heads, count, size).transpose(1, 2)
 
 
 def _in_two_products(q: Tensor, keys: Tensor, values: Tensor, visible: Tensor | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""A step of a few rows by Triton kernels: seven launches a layer, eleven with quantized weights.
+"""A step of a few rows by Triton kernels: nine launches a layer, eleven with quantized weights.
 
 It computes what `Llama.forward` does.
 """
@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from yue_cli.engines.native import kernels, tiles
+from yue_cli.engines.native import chain, kernels, tiles
 from yue_cli.engines.native.cache import Cache, EightBitCache
 from yue_cli.engines.native.model import Llama
 from yue_cli.engines.native.products import project
@@ -21,7 +21,8 @@ class FusedStep:
 
     def __init__(self, model: Llama, *, length: int) -> None:
         self._model, self._length = model, length
-        self._chunk = tiles.CHUNK_KEYS[model.config.heads > model.config.key_value_heads]
+        is_bytes = any(isinstance(cache, EightBitCache) for cache in model.caches)
+        self.cut = tiles.attention_cut(model.config.heads > model.config.key_value_heads, is_bytes)
 
     def extent(self, needed: int) -> int:
         """Tell how many places to look at: the kernels find out on the device what is filled."""
@@ -51,6 +52,7 @@ class FusedStep:
         key_scales, value_scales = (
             (cache.key_scales, cache.value_scales) if isinstance(cache, EightBitCache) else (cache.keys, cache.values)
         )
+        link = chain.link(qkv.device)
         kernels.rotate_and_write[tokens, heads + 2 * shared](
             qkv,
             model.cosine,
@@ -67,8 +69,10 @@ class FusedStep:
             HALF=size // 2,
             EIGHT_BIT=is_bytes,
             num_warps=1,
+            **link,
         )
-        chunks = math.ceil(self._length / self._chunk)
+        cut = self.cut
+        chunks = math.ceil(self._length / cut.chunk)
         sums = torch.empty(rows, shared, chunks, groups * count, size, dtype=torch.float32, device=qkv.device)
         peaks = torch.empty(rows, shared, chunks, groups * count, 2, dtype=torch.float32, device=qkv.device)
         kernels.attend[chunks, shared, rows](
@@ -86,12 +90,14 @@ class FusedStep:
             GROUPS=groups,
             SHARED=shared,
             SIZE=size,
-            QUERIES=tiles.padded(groups * count),
-            CHUNK=self._chunk,
-            BLOCK=tiles.BLOCK_KEYS,
+            QUERIES=tiles.padded(groups * count, 16 if cut.tensor_cores else 1),
+            CHUNK=cut.chunk,
+            BLOCK=cut.block,
+            TENSOR_CORES=cut.tensor_cores,
             EIGHT_BIT=is_bytes,
-            num_warps=tiles.ATTEND_WARPS,
-            num_stages=tiles.ATTEND_STAGES,
+            num_warps=cut.warps,
+            num_stages=cut.stages,
+            **link,
         )
         attended = torch.empty(tokens, heads * size, dtype=qkv.dtype, device=qkv.device)
         kernels.combine[tokens, heads](
@@ -103,9 +109,10 @@ class FusedStep:
             GROUPS=groups,
             SHARED=shared,
             SIZE=size,
-            CHUNK=self._chunk,
+            CHUNK=cut.chunk,
             CHUNKS=chunks,
             BLOCK=tiles.COMBINED,
             num_warps=4,
+            **link,
         )
         return attended

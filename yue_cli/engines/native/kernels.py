@@ -9,27 +9,48 @@ import triton.language as tl
 
 
 @triton.jit
+def normalize(
+    x,  # [rows, INS]
+    norm,  # [INS]
+    y,  # [rows, INS]
+    epsilon,
+    INS: tl.constexpr,
+    COLUMNS: tl.constexpr,  # INS, rounded up to a power of two
+    CHAINED: tl.constexpr,
+):
+    """Normalize a row and scale it: RMSNorm."""
+    begin(CHAINED)
+    place = tl.program_id(0) * INS
+    column = tl.arange(0, COLUMNS)
+    is_column = column < INS
+    values = tl.load(x + place + column, mask=is_column, other=0.0).to(tl.float32)
+    values *= 1 / tl.sqrt(tl.sum(values * values, 0) / INS + epsilon)
+    scale = tl.load(norm + column, mask=is_column, other=0.0).to(tl.float32)
+    tl.store(y + place + column, (values * scale).to(y.dtype.element_ty), mask=is_column)
+
+
+@triton.jit
 def product(
     x,  # [rows, INS]
     weight,  # [outs, INS]; GATED: gates [outs, INS], then as many others
-    norm,  # [INS]; read if NORM
     y,  # [rows, outs]
     rows,
     outs,
-    epsilon,
     INS: tl.constexpr,
     ROWS: tl.constexpr,  # rows, rounded up to what tensor cores take
     BLOCK_OUT: tl.constexpr,  # divides outs
     BLOCK_IN: tl.constexpr,  # divides INS
-    NORM: tl.constexpr,  # x is normalized first: RMSNorm
     GATED: tl.constexpr,  # y is silu(gate) * other: SwiGLU
     ADD: tl.constexpr,  # to what y holds
+    AHEAD: tl.constexpr,  # bytes of each row of the weight that are asked for before x is there
+    CHAINED: tl.constexpr,
 ):
     """Compute y = x @ weight.T for BLOCK_OUT columns, all rows.
 
     The weights are the left operand: they fill the long side of the tensor cores' tiles, the few rows the short one.
     """
     out = tl.program_id(0) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
+    begin_product(weight, out, outs, INS, AHEAD, GATED, CHAINED)
     row = tl.arange(0, ROWS)
     inner = tl.arange(0, BLOCK_IN)
     weights = weight + out[:, None] * INS + inner[None, :]
@@ -37,29 +58,55 @@ def product(
     is_row = row < rows
     total = tl.zeros((BLOCK_OUT, ROWS), tl.float32)
     other = tl.zeros((BLOCK_OUT, ROWS), tl.float32)
-    squares = tl.zeros((ROWS,), tl.float32)
     for start in range(0, INS, BLOCK_IN):
         tile = tl.load(weights + start, eviction_policy="evict_first")
         columns = tl.load(inputs + start, mask=is_row[None, :], other=0.0)
-        if NORM:
-            wide = columns.to(tl.float32)
-            squares += tl.sum(wide * wide, 0)
-            scale = tl.load(norm + start + inner).to(tl.float32)
-            columns = (wide * scale[:, None]).to(columns.dtype)
         total = tl.dot(tile, columns, total, input_precision="ieee")
         if GATED:
             tile = tl.load(weights + outs * INS + start, eviction_policy="evict_first")
             other = tl.dot(tile, columns, other, input_precision="ieee")
-    if NORM:
-        scale = 1 / tl.sqrt(squares / INS + epsilon)
-        total *= scale[None, :]
-        other *= scale[None, :]
     if GATED:
         total = total / (1 + tl.exp(-total)) * other
     place = y + row[None, :] * outs + out[:, None]
     if ADD:
         total += tl.load(place, mask=is_row[None, :], other=0.0).to(tl.float32)
     tl.store(place, total.to(y.dtype.element_ty), mask=is_row[None, :])
+
+
+@triton.jit
+def begin(CHAINED: tl.constexpr):
+    """CHAINED: let the next kernel begin, then wait until all that the one before wrote is there."""
+    if CHAINED:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
+
+
+@triton.jit
+def begin_product(
+    weight,
+    out,  # [n]: rows of the weight that will be read
+    outs,
+    SIZE: tl.constexpr,  # elements of a row
+    AHEAD: tl.constexpr,  # bytes of it
+    GATED: tl.constexpr,
+    CHAINED: tl.constexpr,
+):
+    """CHAINED: begin, but bring weights, which nobody writes, into the GPU's cache while the kernel before works."""
+    if CHAINED:
+        tl.extra.cuda.gdc_launch_dependents()
+        line = tl.arange(0, AHEAD // 128) * (1024 // weight.dtype.element_ty.primitive_bitwidth)
+        lines = weight + out[:, None] * SIZE + line[None, :]
+        _fetch(lines)
+        if GATED:
+            _fetch(lines + outs * SIZE)
+        tl.extra.cuda.gdc_wait()
+
+
+@triton.jit
+def _fetch(places):
+    tl.inline_asm_elementwise(
+        "prefetch.global.L2 [$1]; mov.b32 $0, 0;", "=r,l", [places.to(tl.int64)], tl.int32, is_pure=False, pack=1
+    )
 
 
 @triton.jit
@@ -78,8 +125,10 @@ def rotate_and_write(
     SHARED: tl.constexpr,
     HALF: tl.constexpr,
     EIGHT_BIT: tl.constexpr,
+    CHAINED: tl.constexpr,
 ):
     """Turn one head of one token by its position's angle, and put keys and values into the cache."""
+    begin(CHAINED)
     token, head = tl.program_id(0), tl.program_id(1)
     row = token // COUNT
     position = tl.load(filled + row) + token % COUNT
@@ -139,16 +188,19 @@ def attend(
     GROUPS: tl.constexpr,  # heads that share a key
     SHARED: tl.constexpr,
     SIZE: tl.constexpr,
-    QUERIES: tl.constexpr,  # GROUPS * COUNT, rounded up to what tensor cores take
+    QUERIES: tl.constexpr,  # GROUPS * COUNT, rounded up to a power of two; 16 at least if TENSOR_CORES
     CHUNK: tl.constexpr,  # keys of a program
     BLOCK: tl.constexpr,  # keys at once; divides CHUNK
+    TENSOR_CORES: tl.constexpr,
     EIGHT_BIT: tl.constexpr,
+    CHAINED: tl.constexpr,
 ):
     """Let the queries of one key head look at one chunk of its keys. Chunks behind the last id do nothing."""
+    begin(CHAINED)
     chunk, shared, row = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     known = tl.load(filled + row).to(tl.int32) + COUNT
-    begin = chunk * CHUNK
-    if begin < known:
+    first = chunk * CHUNK
+    if first < known:
         query, feature, place = tl.arange(0, QUERIES), tl.arange(0, SIZE), tl.arange(0, BLOCK)
         is_query = query < GROUPS * COUNT
         last = known - COUNT + query % COUNT  # the last key that a query may see
@@ -166,7 +218,7 @@ def attend(
         peak = tl.full((QUERIES,), float("-inf"), tl.float32)
         weights = tl.zeros((QUERIES,), tl.float32)
         for start in range(0, CHUNK, BLOCK):  # what lies behind the last id is not loaded
-            key = begin + start + place
+            key = first + start + place
             is_key = key < known
             at = (slots + key)[:, None] * SIZE + feature[None, :]
             k = tl.load(keys + at, mask=is_key[:, None], other=0)
@@ -174,7 +226,7 @@ def attend(
             if EIGHT_BIT:
                 k = _widen(k)
                 v = _widen(v)
-            scores = tl.dot(q, tl.trans(k), input_precision="ieee") * sharpness
+            scores = _scores(q, k, TENSOR_CORES) * sharpness
             if EIGHT_BIT:
                 scores *= tl.load(key_scales + slots + key, mask=is_key, other=0.0)[None, :]
             scores = tl.where(key[None, :] <= last[:, None], scores, float("-inf"))
@@ -189,15 +241,31 @@ def attend(
                 scale = tl.load(value_scales + slots + key, mask=is_key, other=0.0)
                 largest = tl.max(scale, 0)
                 share = scale / tl.where(largest > 0, largest, 1.0)
-                total += tl.dot((weight * share[None, :]).to(tl.float16), v, input_precision="ieee") * largest
+                total += _weighted(weight * share[None, :], v, TENSOR_CORES) * largest
             else:
-                total = tl.dot(weight.to(v.dtype), v, total, input_precision="ieee")
+                total += _weighted(weight, v, TENSOR_CORES)
             peak = higher
         chunks = tl.num_programs(0)
         part = ((row * SHARED + shared) * chunks + chunk) * GROUPS * COUNT + query
         tl.store(sums + part[:, None] * SIZE + feature[None, :], total, mask=is_query[:, None])
         tl.store(peaks + part * 2, peak, mask=is_query)
         tl.store(peaks + part * 2 + 1, weights, mask=is_query)
+
+
+@triton.jit
+def _scores(q, k, TENSOR_CORES: tl.constexpr):
+    """Multiply queries [QUERIES, SIZE] with keys [BLOCK, SIZE]: float32 [QUERIES, BLOCK]."""
+    if TENSOR_CORES:
+        return tl.dot(q, tl.trans(k), input_precision="ieee")
+    return tl.sum(q.to(tl.float32)[:, None, :] * k.to(tl.float32)[None, :, :], 2)
+
+
+@triton.jit
+def _weighted(weight, v, TENSOR_CORES: tl.constexpr):
+    """Sum values [BLOCK, SIZE] by weights [QUERIES, BLOCK]: float32 [QUERIES, SIZE]."""
+    if TENSOR_CORES:
+        return tl.dot(weight.to(v.dtype), v, input_precision="ieee")
+    return tl.sum(weight[:, :, None] * v.to(tl.float32)[None, :, :], 1)
 
 
 @triton.jit
@@ -219,8 +287,10 @@ def combine(
     CHUNK: tl.constexpr,
     CHUNKS: tl.constexpr,
     BLOCK: tl.constexpr,  # chunks at once
+    CHAINED: tl.constexpr,
 ):
     """Join what one query found in all chunks, in their order."""
+    begin(CHAINED)
     token, head = tl.program_id(0), tl.program_id(1)
     row = token // COUNT
     known = tl.load(filled + row).to(tl.int32) + COUNT
@@ -231,17 +301,18 @@ def combine(
     weights = 0.0
     peak = float("-inf")
     for start in range(0, CHUNKS, BLOCK):
-        is_used = start + chunk < used
-        part = first + (start + chunk) * GROUPS * COUNT
-        heights = tl.load(peaks + part * 2, mask=is_used, other=float("-inf"))
-        found = tl.load(peaks + part * 2 + 1, mask=is_used, other=0.0)
-        values = tl.load(sums + part[:, None] * SIZE + feature[None, :], mask=is_used[:, None], other=0.0)
-        higher = tl.maximum(peak, tl.max(heights, 0))  # the first chunk is seen by every query
-        fade = tl.exp2(peak - higher)
-        share = tl.exp2(heights - higher)
-        weights = weights * fade + tl.sum(found * share, 0)
-        total = total * fade + tl.sum(values * share[:, None], 0)
-        peak = higher
+        if start < used:
+            is_used = start + chunk < used
+            part = first + (start + chunk) * GROUPS * COUNT
+            heights = tl.load(peaks + part * 2, mask=is_used, other=float("-inf"))
+            found = tl.load(peaks + part * 2 + 1, mask=is_used, other=0.0)
+            values = tl.load(sums + part[:, None] * SIZE + feature[None, :], mask=is_used[:, None], other=0.0)
+            higher = tl.maximum(peak, tl.max(heights, 0))  # the first chunk is seen by every query
+            fade = tl.exp2(peak - higher)
+            share = tl.exp2(heights - higher)
+            weights = weights * fade + tl.sum(found * share, 0)
+            total = total * fade + tl.sum(values * share[:, None], 0)
+            peak = higher
     place = (token * SHARED * GROUPS + head) * SIZE + feature
     tl.store(y + place, (total / weights).to(y.dtype.element_ty))
 

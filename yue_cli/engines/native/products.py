@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from yue_cli.engines.native import kernels, quantized_kernels, tiles
+from yue_cli.engines.native import chain, kernels, quantized_kernels, tiles
 from yue_cli.engines.native.formats import GROUP
 from yue_cli.engines.native.model import linear
 from yue_cli.engines.native.quantized import Int4Weight, Int8Weight, Matrix
@@ -28,9 +28,6 @@ def project(
     """
     tokens, inner = x.shape
     outs = len(weight) // 2 if gated else len(weight)
-    if norm is not None and x.dtype == torch.float16 and isinstance(weight, Tensor):
-        # The kernel scales by the weight of the norm first and divides last: between, numbers could leave the range.
-        x, norm = F.rms_norm(x, (inner,), norm, epsilon), None
     tile = tiles.find(type(weight), outs, inner, tokens, gated)
     if tile is None:
         return _by_pytorch(x, weight, norm, epsilon, gated, add_to, dtype)
@@ -39,23 +36,41 @@ def project(
         _in_whole_numbers(x, weight, norm, epsilon, gated, add_to is not None, y, tile)
         return y
     assert isinstance(weight, Tensor), "tiles are for weights that have a kernel"
+    if norm is not None:
+        x = normalize(x, norm, epsilon)
     kernels.product[outs // tile.out,](
         x,
         weight,
-        weight if norm is None else norm,
         y,
         tokens,
         outs,
-        epsilon,
         INS=inner,
         ROWS=tiles.padded(tokens),
         BLOCK_OUT=tile.out,
         BLOCK_IN=tile.inner,
-        NORM=norm is not None,
         GATED=gated,
         ADD=add_to is not None,
+        AHEAD=tiles.ahead(inner * x.itemsize),
         num_warps=tile.warps,
         num_stages=tile.stages,
+        **chain.link(x.device),
+    )
+    return y
+
+
+def normalize(x: Tensor, norm: Tensor, epsilon: float) -> Tensor:
+    """Normalize the rows of x [tokens, in] and scale them: RMSNorm."""
+    tokens, inner = x.shape
+    y = torch.empty_like(x)
+    kernels.normalize[tokens,](
+        x,
+        norm,
+        y,
+        epsilon,
+        INS=inner,
+        COLUMNS=tiles.padded(inner),
+        num_warps=8,
+        **chain.link(x.device),
     )
     return y
 
@@ -74,8 +89,8 @@ def _in_whole_numbers(
     tokens, inner = x.shape
     groups = inner // GROUP
     bytes_ = torch.empty(2, tokens, inner, dtype=torch.int8, device=x.device)
-    scales = torch.empty(tokens, groups, dtype=torch.float32, device=x.device)
-    sums = torch.empty_like(scales)
+    scales = torch.empty(tokens, dtype=torch.float32, device=x.device)
+    sums = torch.empty(tokens, groups, dtype=torch.float32, device=x.device)
     quantized_kernels.to_fixed[tokens,](
         x,
         x if norm is None else norm,
@@ -89,6 +104,7 @@ def _in_whole_numbers(
         GROUP=GROUP,
         NORM=norm is not None,
         num_warps=8,
+        **chain.link(x.device),
     )
     quantized_kernels.fixed_product[y.shape[1] // tile.out,](
         bytes_,
@@ -103,12 +119,14 @@ def _in_whole_numbers(
         INS=inner,
         ROWS=tiles.padded(tokens, 8),
         BLOCK_OUT=tile.out,
-        GROUP=GROUP,
+        BLOCK_IN=tile.inner,
         FOUR_BIT=isinstance(weight, Int4Weight),
         GATED=gated,
         ADD=adds,
+        AHEAD=tiles.ahead(weight.values.shape[1]),
         num_warps=tile.warps,
         num_stages=tile.stages,
+        **chain.link(x.device),
     )
 
 

@@ -1,12 +1,17 @@
 """Triton kernels for products with 8-bit and 4-bit weights, by whole numbers alone.
 
 Turning every weight into a floating-point number costs more than reading it. Here the activations, which are few,
-become whole numbers of 16 bits, with a scale for each group of columns: a high and a low byte, which take two columns
-of the tensor cores' tile instead of one. Products of bytes are exact, and the weights are used as they are read.
+become whole numbers of 16 bits, with a scale for each row: a high and a low byte, which take two columns of the tensor
+cores' tile instead of one. Products of bytes are exact, and so are their sums in 32 bits; the weights are used as they
+are read.
 """
 
 import triton
 import triton.language as tl
+
+from yue_cli.engines.native.kernels import INTERPRETED, begin, begin_product
+
+_ASSEMBLY = tl.constexpr(not INTERPRETED)
 
 
 @triton.jit
@@ -14,7 +19,7 @@ def to_fixed(
     x,  # [rows, INS]
     norm,  # [INS]; read if NORM
     bytes_,  # int8 [2, rows, INS]: high, low
-    scales,  # float32 [rows, INS / GROUP]
+    scales,  # float32 [rows]
     sums,  # float32 [rows, INS / GROUP]: of what the bytes of a group stand for
     rows,
     epsilon,
@@ -22,8 +27,10 @@ def to_fixed(
     GROUPS: tl.constexpr,  # INS / GROUP, rounded up to a power of two
     GROUP: tl.constexpr,
     NORM: tl.constexpr,  # x is normalized first: RMSNorm
+    CHAINED: tl.constexpr,
 ):
     """Turn a row into numbers of 16 bits: x = (256 * high + low) * scale."""
+    begin(CHAINED)
     row = tl.program_id(0)
     group = tl.arange(0, GROUPS)
     column = group[:, None] * GROUP + tl.arange(0, GROUP)[None, :]
@@ -33,16 +40,15 @@ def to_fixed(
         mean = tl.sum(tl.sum(values * values, 1), 0) / INS
         values *= 1 / tl.sqrt(mean + epsilon)
         values *= tl.load(norm + column, mask=is_column, other=0.0).to(tl.float32)
-    scale = tl.max(tl.abs(values), 1) / 32512  # 127 * 256: the high byte reaches equally far on both sides
-    steps = tl.floor(values / tl.where(scale > 0, scale, 1.0)[:, None] + 0.5)
+    scale = tl.max(tl.max(tl.abs(values), 1), 0) / 32512  # 127 * 256: the high byte reaches equally far on both sides
+    steps = tl.floor(values / tl.where(scale > 0, scale, 1.0) + 0.5)
     high = tl.floor((steps + 128) / 256)
     low = steps - 256 * high
     place = bytes_ + row * INS + column
     tl.store(place, high.to(tl.int8), mask=is_column)
     tl.store(place + rows * INS, low.to(tl.int8), mask=is_column)
-    is_group = group < INS // GROUP
-    tl.store(scales + row * (INS // GROUP) + group, scale, mask=is_group)
-    tl.store(sums + row * (INS // GROUP) + group, tl.sum(steps, 1) * scale, mask=is_group)
+    tl.store(scales + row, scale)
+    tl.store(sums + row * (INS // GROUP) + group, tl.sum(steps, 1) * scale, mask=group < INS // GROUP)
 
 
 @triton.jit
@@ -59,50 +65,37 @@ def fixed_product(
     INS: tl.constexpr,
     ROWS: tl.constexpr,  # rows, rounded up to half of what tensor cores take
     BLOCK_OUT: tl.constexpr,  # divides outs
-    GROUP: tl.constexpr,  # columns that share a scale
+    BLOCK_IN: tl.constexpr,  # divides INS; FOUR_BIT: the columns that share a scale
     FOUR_BIT: tl.constexpr,
     GATED: tl.constexpr,  # y is silu(gate) * other: SwiGLU
     ADD: tl.constexpr,  # to what y holds
+    AHEAD: tl.constexpr,  # bytes of each row of the weight that are asked for before x is there
+    CHAINED: tl.constexpr,
 ):
     """Compute y = x @ weight.T for BLOCK_OUT columns, all rows."""
     out = tl.program_id(0) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
-    matrix = outs * (2 if GATED else 1)
-    total = _sums_of_products(
-        bytes_,
-        scales,
-        sums,
-        weight,
-        weight_scales,
-        weight_zeros,
-        out,
-        rows,
-        matrix,
-        INS,
-        ROWS,
-        BLOCK_OUT,
-        GROUP,
-        FOUR_BIT,
-    )
-    if GATED:
-        others = _sums_of_products(
-            bytes_,
-            scales,
-            sums,
-            weight,
-            weight_scales,
-            weight_zeros,
-            out + outs,
-            rows,
-            matrix,
-            INS,
-            ROWS,
-            BLOCK_OUT,
-            GROUP,
-            FOUR_BIT,
-        )
-        total = total / (1 + tl.exp(-total)) * others
+    begin_product(weight, out, outs, INS // 2 if FOUR_BIT else INS, AHEAD, GATED, CHAINED)
     row = tl.arange(0, ROWS)
     is_row = row < rows
+    if FOUR_BIT:
+        matrix = outs * (2 if GATED else 1)  # rows that the whole matrix has
+        total = _four_bits(
+            bytes_, sums, scales, weight, weight_scales, weight_zeros, out, rows, matrix, INS, ROWS, BLOCK_OUT, BLOCK_IN
+        )
+        if GATED:
+            other = _four_bits(
+                bytes_, sums, scales, weight, weight_scales, weight_zeros, out + outs, rows, matrix, INS, ROWS,
+                BLOCK_OUT, BLOCK_IN,
+            )  # fmt: skip
+    else:
+        total = _eight_bits(bytes_, weight, weight_scales, out, rows, INS, ROWS, BLOCK_OUT, BLOCK_IN)
+        scale = tl.load(scales + row, mask=is_row, other=0.0)[None, :]
+        total *= scale
+        if GATED:
+            other = _eight_bits(bytes_, weight, weight_scales, out + outs, rows, INS, ROWS, BLOCK_OUT, BLOCK_IN)
+            other *= scale
+    if GATED:
+        total = total / (1 + tl.exp(-total)) * other
     place = y + row[None, :] * outs + out[:, None]
     if ADD:
         total += tl.load(place, mask=is_row[None, :], other=0.0).to(tl.float32)
@@ -110,10 +103,34 @@ def fixed_product(
 
 
 @triton.jit
-def _sums_of_products(
+def _eight_bits(
     bytes_,
-    scales,
+    weight,
+    weight_scales,
+    out,  # [BLOCK_OUT]: rows of the matrix
+    rows,
+    INS: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK_OUT: tl.constexpr,
+    BLOCK_IN: tl.constexpr,
+):
+    """Multiply some rows of the matrix with the bytes of all rows of x: float32 [BLOCK_OUT, ROWS]."""
+    inner = tl.arange(0, BLOCK_IN)
+    source, is_row = _bytes_of_rows(bytes_, rows, INS, ROWS)
+    weights = weight + out[:, None] * INS + inner[None, :]
+    total = tl.zeros((BLOCK_OUT, 2 * ROWS), tl.int32)
+    for start in range(0, INS, BLOCK_IN):
+        tile = tl.load(weights + start, eviction_policy="evict_first")
+        columns = tl.load(source[None, :] + (start + inner)[:, None], mask=is_row[None, :], other=0)
+        total = tl.dot(tile, columns, total, out_dtype=tl.int32)
+    return _joined(total.to(tl.float32), ROWS, BLOCK_OUT) * tl.load(weight_scales + out)[:, None]
+
+
+@triton.jit
+def _four_bits(
+    bytes_,
     sums,
+    scales,
     weight,
     weight_scales,
     weight_zeros,
@@ -124,40 +141,68 @@ def _sums_of_products(
     ROWS: tl.constexpr,
     BLOCK_OUT: tl.constexpr,
     GROUP: tl.constexpr,
-    FOUR_BIT: tl.constexpr,
 ):
     """Multiply some rows of the matrix with all rows of x: float32 [BLOCK_OUT, ROWS]."""
-    side = tl.arange(0, 2 * ROWS)  # high bytes of all rows, then low ones
-    row = side % ROWS
-    is_high = side < ROWS
-    is_row = row < rows
-    source = bytes_ + (tl.where(is_high, 0, rows) + row) * INS
-    worth = tl.where(is_high, 256.0, 1.0)
+    row = tl.arange(0, ROWS)
+    half = tl.arange(0, GROUP // 2)
+    source, is_row = _bytes_of_rows(bytes_, rows, INS, ROWS)
     total = tl.zeros((BLOCK_OUT, 2 * ROWS), tl.float32)
+    base = tl.zeros((BLOCK_OUT, ROWS), tl.float32)
+    # What belongs to a group is asked for a group before it is needed.
+    slope = tl.load(weight_scales + out)
+    zero = tl.load(weight_zeros + out)
+    offset = tl.load(sums + row * (INS // GROUP), mask=row < rows, other=0.0)
     for group in range(INS // GROUP):
-        place = row * (INS // GROUP) + group
-        scale = tl.load(scales + place, mask=is_row, other=0.0) * worth
-        if FOUR_BIT:
-            half = tl.arange(0, GROUP // 2)
-            pairs = tl.load(
-                weight + out[:, None] * (INS // 2) + (group * (GROUP // 2) + half)[None, :],
-                eviction_policy="evict_first",
-            )
-            first = source[None, :] + (group * GROUP + half)[:, None]
-            part = tl.dot((pairs & 15).to(tl.int8), tl.load(first, mask=is_row[None, :], other=0), out_dtype=tl.int32)
-            second = tl.load(first + GROUP // 2, mask=is_row[None, :], other=0)
-            part = tl.dot((pairs >> 4).to(tl.int8), second, part, out_dtype=tl.int32)
-            slope = tl.load(weight_scales + group * matrix + out).to(tl.float32)
-            zero = tl.load(weight_zeros + group * matrix + out).to(tl.float32)
-            offset = tl.load(sums + place, mask=is_row & is_high, other=0.0)
-            total += part.to(tl.float32) * (slope[:, None] * scale[None, :]) + zero[:, None] * offset[None, :]
-        else:
-            inner = tl.arange(0, GROUP)
-            tile = tl.load(
-                weight + out[:, None] * INS + (group * GROUP + inner)[None, :], eviction_policy="evict_first"
-            )
-            columns = tl.load(source[None, :] + (group * GROUP + inner)[:, None], mask=is_row[None, :], other=0)
-            total += tl.dot(tile, columns, out_dtype=tl.int32).to(tl.float32) * scale[None, :]
-    if not FOUR_BIT:
-        total *= tl.load(weight_scales + out)[:, None]
-    return tl.sum(tl.reshape(total, (BLOCK_OUT, 2, ROWS)), 1)
+        pairs = tl.load(
+            weight + out[:, None] * (INS // 2) + (group * (GROUP // 2) + half)[None, :], eviction_policy="evict_first"
+        )
+        columns = source[None, :] + (group * GROUP + half)[:, None]
+        first = tl.load(columns, mask=is_row[None, :], other=0)
+        second = tl.load(columns + GROUP // 2, mask=is_row[None, :], other=0)
+        following = tl.minimum(group + 1, INS // GROUP - 1)
+        next_slope = tl.load(weight_scales + following * matrix + out)
+        next_zero = tl.load(weight_zeros + following * matrix + out)
+        next_offset = tl.load(sums + row * (INS // GROUP) + following, mask=row < rows, other=0.0)
+        part = tl.dot(_low_halves(pairs), first, out_dtype=tl.int32)
+        part = tl.dot(_high_halves(pairs), second, part, out_dtype=tl.int32)
+        total += part.to(tl.float32) * slope.to(tl.float32)[:, None]
+        base += zero.to(tl.float32)[:, None] * offset[None, :]
+        slope, zero, offset = next_slope, next_zero, next_offset
+    return base + _joined(total, ROWS, BLOCK_OUT) * tl.load(scales + row, mask=row < rows, other=0.0)[None, :]
+
+
+@triton.jit
+def _bytes_of_rows(bytes_, rows, INS: tl.constexpr, ROWS: tl.constexpr):
+    """Find where the high bytes of all rows begin, then the low ones, [2 * ROWS], and whether there is such a row."""
+    side = tl.arange(0, 2 * ROWS)
+    row = side % ROWS
+    return bytes_ + (tl.where(side < ROWS, 0, rows) + row) * INS, row < rows
+
+
+@triton.jit
+def _joined(total, ROWS: tl.constexpr, BLOCK_OUT: tl.constexpr):
+    """Add what high and low bytes gave: float32 [BLOCK_OUT, 2 * ROWS] to [BLOCK_OUT, ROWS]."""
+    worth = tl.where(tl.arange(0, 2 * ROWS) < ROWS, 256.0, 1.0)
+    return tl.sum(tl.reshape(total * worth[None, :], (BLOCK_OUT, 2, ROWS)), 1)
+
+
+@triton.jit
+def _low_halves(pairs):
+    """Take the low four bits of each byte, int8: four bytes at once."""
+    if _ASSEMBLY:
+        return tl.inline_asm_elementwise("and.b32 $0, $1, 0x0f0f0f0f;", "=r,r", [pairs], tl.int8, is_pure=True, pack=4)
+    return (pairs & 15).to(tl.int8)
+
+
+@triton.jit
+def _high_halves(pairs):
+    if _ASSEMBLY:
+        return tl.inline_asm_elementwise(
+            "{ .reg .b32 half; shr.b32 half, $1, 4; and.b32 $0, half, 0x0f0f0f0f; }",
+            "=r,r",
+            [pairs],
+            tl.int8,
+            is_pure=True,
+            pack=4,
+        )
+    return (pairs >> 4).to(tl.int8)

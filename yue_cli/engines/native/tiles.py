@@ -23,10 +23,35 @@ class Tile:
     stages: int  # loads under way
 
 
-CHUNK_KEYS = {True: 128, False: 256}  # keys of one attention program, by whether heads share keys
-BLOCK_KEYS = 64  # keys that it looks at at once
-ATTEND_WARPS, ATTEND_STAGES = 4, 2
+@dataclass(frozen=True)
+class Cut:
+    """How attention cuts up the keys. `chunk` is part of the numbers: sums are taken chunk by chunk."""
+
+    chunk: int  # keys of one program
+    block: int  # keys that it looks at at once
+    warps: int
+    stages: int
+    # Tensor cores want 16 queries and a detour through shared memory: too much for one or two that share a key.
+    tensor_cores: bool
+
+
 COMBINED = 16  # chunks that are joined at once
+_AHEAD = 2048  # bytes
+
+
+def attention_cut(has_groups: bool, is_bytes: bool) -> Cut:
+    """Choose for a model whose heads share keys, or do not, and for a cache in bytes or not."""
+    if has_groups:
+        return Cut(128, 64, warps=4, stages=2, tensor_cores=True)
+    return Cut(256, 64, warps=4, stages=2, tensor_cores=False)
+
+
+def ahead(row_bytes: int) -> int:
+    """Tell how many bytes of each row of a weight are fetched ahead: a power of two, whole lines of the cache."""
+    size = _AHEAD
+    while size > max(row_bytes, 128):
+        size //= 2
+    return size
 
 
 def find(kind: type, outs: int, inner: int, rows: int, gated: bool) -> Tile | None:
@@ -37,7 +62,7 @@ def find(kind: type, outs: int, inner: int, rows: int, gated: bool) -> Tile | No
     if rows > MOST_ROWS:
         return None
     if kind in (Int8Weight, Int4Weight):
-        return fixed_tile(outs, inner, rows, gated)
+        return fixed_tile(outs, inner, rows, gated, kind is Int4Weight)
     return product_tile(outs, inner, rows, gated) if issubclass(kind, Tensor) else None
 
 
@@ -53,12 +78,13 @@ def product_tile(outs: int, inner: int, rows: int, gated: bool) -> Tile | None:
     return Tile(columns, depth, warps=4, stages=3 if gated else 4)
 
 
-def fixed_tile(outs: int, inner: int, rows: int, gated: bool) -> Tile | None:
-    """Choose the tile of a product with quantized weights: a group of columns at once."""
+def fixed_tile(outs: int, inner: int, rows: int, gated: bool, four_bit: bool) -> Tile | None:
+    """Choose the tile of a product with quantized weights; in four bits, a group of columns at once."""
     columns = _fitting(outs, 64 if rows <= 32 and outs > 5120 else 32)
     if columns < 16 or inner % GROUP:
         return None
-    return Tile(columns, GROUP, warps=4, stages=5 if rows <= 32 else 3)
+    depth = GROUP if four_bit or rows > 8 or inner % 256 else 256
+    return Tile(columns, depth, warps=4, stages=4 if rows <= 32 else 3)
 
 
 def padded(count: int, least: int = 16) -> int:

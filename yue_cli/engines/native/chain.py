@@ -1,0 +1,26 @@
+"""How kernels follow each other on a GPU: the next may begin before the one before has ended, and then wait for it.
+
+So the pause between two kernels, and the time in which the last programs of one leave the GPU idle, are used to bring
+the weights of the next one nearer. Source: CUDA's programmatic dependent launch, which GPUs know from Hopper on.
+"""
+
+from functools import lru_cache
+
+import torch
+import triton.language as tl
+
+from yue_cli.engines.native import kernels
+
+_CAPABILITY = 9, 0
+
+
+@lru_cache
+def link(device: torch.device) -> dict[str, bool]:
+    """Tell a kernel, by further arguments, whether it is launched as a link of a chain."""
+    can = (
+        device.type == "cuda"
+        and not kernels.INTERPRETED
+        and hasattr(tl.extra.cuda, "gdc_wait")  # Triton 3.4
+        and torch.cuda.get_device_capability(device) >= _CAPABILITY
+    )
+    return {"CHAINED": True, "launch_pdl": True} if can else {"CHAINED": False}
