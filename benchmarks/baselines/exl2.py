@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("--stage", choices=["stage1", "stage2", "all"], default="all")
     parser.add_argument("--contexts", type=int, nargs="+", default=[1000, 4000, 7000])
     parser.add_argument("--rows", type=int, default=20, help="windows of stage 2 in a batch")
+    parser.add_argument("--frames", type=int, default=WINDOW_FRAMES, help="of stage 2 that are timed")
     parser.add_argument("--layers", type=int, default=32)
     parser.add_argument("--flash", action="store_true")
     arguments = parser.parse_args()
@@ -60,8 +61,8 @@ def main() -> None:
             for context in arguments.contexts:
                 print(f"stage 1 after {context}: {1000 * seconds_a_token(model, context):.2f} ms a token", flush=True)
         else:
-            taken = seconds_a_window(model, arguments.rows)
-            print(f"stage 2, {arguments.rows} windows: {taken:.1f} s for {WINDOW_FRAMES} frames", flush=True)
+            taken = seconds_a_frame(model, arguments.rows, arguments.frames)
+            print(f"stage 2, {arguments.rows} windows: {1000 * taken:.2f} ms a frame", flush=True)
         model.unload()
 
 
@@ -102,15 +103,15 @@ def seconds_a_token(model: Any, context: int) -> float:
 
 
 @torch.inference_mode()
-def seconds_a_window(model: Any, rows: int) -> float:
-    """Time stage 2 for all frames of so many windows."""
+def seconds_a_frame(model: Any, rows: int, frames: int) -> float:
+    """Time the first frames of so many whole windows of stage 2, prompt included."""
     from exllamav2 import ExLlamaV2Cache
 
     given = codes((rows, WINDOW_FRAMES))
     opening = given.new_tensor([VOCABULARY.start_of_audio, VOCABULARY.stage_1]).expand(rows, 2)
     prompt = torch.cat([opening, given, given.new_full((rows, 1), VOCABULARY.stage_2)], dim=1)
     fine = slice(VOCABULARY.codebook(1).start, VOCABULARY.codebook(CODEBOOKS).start)
-    cache = ExLlamaV2Cache(model, batch_size=rows, max_seq_len=prompt.shape[1] + CODEBOOKS * WINDOW_FRAMES)
+    cache = ExLlamaV2Cache(model, batch_size=rows, max_seq_len=prompt.shape[1] + CODEBOOKS * frames)
 
     def frame(number: int) -> None:
         ids = given[:, number : number + 1]
@@ -122,7 +123,7 @@ def seconds_a_window(model: Any, rows: int) -> float:
 
     frame(0)  # kernels are chosen
     cache.current_seq_len = 0
-    return seconds_taken(lambda: [frame(number) for number in range(WINDOW_FRAMES)])
+    return seconds_taken(lambda: [frame(number) for number in range(frames)]) / frames
 
 
 def write_checkpoint(folder: Path, sizes: dict[str, Any]) -> None:
