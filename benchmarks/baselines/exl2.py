@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--contexts", type=int, nargs="+", default=[1000, 4000, 7000])
     parser.add_argument("--rows", type=int, default=20, help="windows of stage 2 in a batch")
     parser.add_argument("--tokens", type=int, default=TOKENS, help="of stage 1 that are timed")
+    parser.add_argument("--frames", type=int, default=WINDOW_FRAMES, help="of stage 2 that are timed")
     parser.add_argument("--layers", type=int, default=32)
     parser.add_argument("--flash", action="store_true")
     arguments = parser.parse_args()
@@ -61,8 +62,8 @@ def main() -> None:
                 taken = seconds_a_token(model, context, arguments.tokens)
                 print(f"stage 1 after {context}: {1000 * taken:.2f} ms a token", flush=True)
         else:
-            taken = seconds_a_window(model, arguments.rows)
-            print(f"stage 2, {arguments.rows} windows: {taken:.1f} s for {WINDOW_FRAMES} frames", flush=True)
+            taken = seconds_a_window(model, arguments.rows, arguments.frames) / WINDOW_FRAMES
+            print(f"stage 2, {arguments.rows} windows: {1000 * taken:.2f} ms a frame", flush=True)
         model.unload()
 
 
