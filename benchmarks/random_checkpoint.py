@@ -1,16 +1,22 @@
 """Write models as published, with random weights: names, shapes, files and their speed and memory are the same.
 
-    python benchmarks/random_checkpoint.py FOLDER [--layers 32] [--seed 0]
+    python -m benchmarks.random_checkpoint FOLDER [--layers 32] [--tokenizer FILE] [--device cuda] [--seed 0]
 
 FOLDER gets `stage1/` (three shards), `stage2/` (one file) and `codec/` (three `.pth` files), 17 GB with all layers, to
-be used as `--set stage1.model=FOLDER` and so on. The texts go through the toy's tokenizer; what is sung is noise.
+be used as `--set stage1.model=FOLDER` and so on. Without --tokenizer the texts go through the toy's; what is sung is
+noise.
 """
 
 import argparse
 import json
 import shutil
+import zlib
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,35 +36,46 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--layers", type=int, default=32)
+    parser.add_argument("--tokenizer", type=Path, default=resource(f"toy/{TOKENIZER_FILE}"))
+    parser.add_argument("--device", default="cpu", help="where the numbers are drawn")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    weights = Weights(arguments.seed)
-    for stage, sizes in SIZES.items():
-        config = sizes | {"architectures": ["LlamaForCausalLM"], "num_hidden_layers": arguments.layers}
-        write_language_model(arguments.folder / stage, config, weights, SHARDS[stage])
-    write_codec(arguments.folder / "codec", weights)
+    sizes = {stage: found | {"num_hidden_layers": arguments.layers} for stage, found in SIZES.items()}
+    write(arguments.folder, sizes, Weights(arguments.seed, arguments.device), arguments.tokenizer)
 
 
 class Weights:
-    """Random numbers without end, at the price of a few."""
+    """Random numbers without end, at the price of a few. May be drawn from in several threads at once."""
 
-    def __init__(self, seed: int) -> None:
-        self._generator = torch.Generator().manual_seed(seed)
-        self._pool = torch.randn(_POOL, generator=self._generator).bfloat16()
+    def __init__(self, seed: int, device: str = "cpu") -> None:
+        self._seed = seed
+        generator = torch.Generator().manual_seed(seed)
+        self._pool = torch.randn(_POOL, generator=generator).bfloat16().to(device)
 
-    def draw(self, shape: tuple[int, ...], scale: float, dtype: torch.dtype) -> Tensor:
-        """Cut normal numbers of this scale out of the pool, from a random place on and round its end."""
+    def draw(self, name: str, shape: tuple[int, ...], scale: float, dtype: torch.dtype) -> Tensor:
+        """Cut normal numbers of this scale out of the pool, from a place that the name decides, and round its end."""
+        place = zlib.crc32(f"{self._seed} {name}".encode()) % _POOL
         if scale == 0:
             return torch.ones(shape, dtype=dtype)
-        at = int(torch.randint(_POOL, (1,), generator=self._generator))
         missing, pieces = prod(shape), []
         while missing:
-            pieces.append(self._pool[at : at + missing])
-            missing, at = missing - len(pieces[-1]), 0
-        return (torch.cat(pieces) * scale).to(dtype).view(shape)
+            pieces.append(self._pool[place : place + missing])
+            missing, place = missing - len(pieces[-1]), 0
+        return (torch.cat(pieces) * scale).to(dtype).view(shape).cpu()
 
 
-def language_model(config: dict) -> Shapes:
+def write(folder: Path, sizes: Mapping[str, Mapping[str, Any]], weights: Weights, tokenizer: Path) -> None:
+    """Write all models, their files at the same time. sizes: the config.json of each stage."""
+    jobs: list[Callable[[], None]] = [partial(write_codec, folder / "codec", weights)]
+    for stage, config in sizes.items():
+        jobs += language_model_files(folder / stage, config, weights, SHARDS[stage])
+        shutil.copyfile(tokenizer, folder / stage / TOKENIZER_FILE)
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        for done in [pool.submit(job) for job in jobs]:
+            done.result()
+
+
+def language_model(config: Mapping[str, Any]) -> Shapes:
     """List the tensors of a LLaMA in the order of its files."""
     hidden, inner, rows = config["hidden_size"], config["intermediate_size"], config["vocab_size"]
     shared = hidden // config["num_attention_heads"] * config["num_key_value_heads"]
@@ -79,26 +96,31 @@ def language_model(config: dict) -> Shapes:
     return found | {"model.norm.weight": ((hidden,), 0), "lm_head.weight": ((rows, hidden), hidden**-0.5)}
 
 
-def write_language_model(folder: Path, config: dict, weights: Weights, shards: int) -> None:
-    """Write a checkpoint folder in bfloat16: one file, or shards of about one size and the index that names them."""
+def language_model_files(
+    folder: Path, config: Mapping[str, Any], weights: Weights, shards: int
+) -> list[Callable[[], None]]:
+    """Begin a checkpoint folder in bfloat16: one file, or shards of about one size and the index that names them.
+
+    Returns what writes the files of weights.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(resource(f"toy/{TOKENIZER_FILE}"), folder / TOKENIZER_FILE)
-    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    (folder / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"], **config}, indent=1) + "\n")
     tensors = language_model(config)
-    total, before, parts = sum(prod(shape) for shape, _ in tensors.values()), 0, [{} for _ in range(shards)]
+    total, before, parts = sum(prod(shape) for shape, _ in tensors.values()), 0, [Shapes() for _ in range(shards)]
     for name, facts in tensors.items():
         before += prod(facts[0])
         parts[(before - 1) * shards // total][name] = facts
     if shards == 1:
-        write_safetensors(folder / "model.safetensors", parts[0], weights)
-        return
-    where = {}
+        return [partial(write_safetensors, folder / "model.safetensors", parts[0], weights)]
+    jobs: list[Callable[[], None]] = []
+    where: dict[str, str] = {}
     for number, part in enumerate(parts, start=1):
         file = f"model-{number:05d}-of-{shards:05d}.safetensors"
-        write_safetensors(folder / file, part, weights)
+        jobs.append(partial(write_safetensors, folder / file, part, weights))
         where |= dict.fromkeys(part, file)
     index = {"metadata": {"total_size": 2 * total}, "weight_map": where}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1) + "\n")
+    return jobs
 
 
 def write_safetensors(path: Path, tensors: Shapes, weights: Weights) -> None:
@@ -115,8 +137,9 @@ def write_safetensors(path: Path, tensors: Shapes, weights: Weights) -> None:
     text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for shape, scale in tensors.values():
-            file.write(weights.draw(shape, scale, torch.bfloat16).view(-1).view(torch.uint8).numpy().data)
+        for name, (shape, scale) in tensors.items():
+            drawn = weights.draw(name, shape, scale, torch.bfloat16)
+            file.write(drawn.view(-1).view(torch.uint8).numpy().data)
 
 
 def write_codec(folder: Path, weights: Weights) -> None:
@@ -125,7 +148,7 @@ def write_codec(folder: Path, weights: Weights) -> None:
 
     def fill(shapes: checkpoint.Shapes) -> dict[str, Tensor]:
         # Small values everywhere: what comes out is quiet noise.
-        return {name: weights.draw(shape, 0.03, torch.float32) for name, shape in shapes.items()}
+        return {name: weights.draw(name, shape, 0.03, torch.float32) for name, shape in shapes.items()}
 
     contents = {
         "codec": {"codec_model": fill(layout.decoding | layout.encoding)},

@@ -183,6 +183,11 @@ def segment_starts(tokens: int, limit: int) -> list[tuple[int, int]]:
     return found
 
 
+def singing_s(token_s: Sequence[tuple[int, float]], starts: Sequence[tuple[int, int]]) -> float:
+    """Compute how long the tokens of a song's segments take. token_s: context, seconds for one more token there."""
+    return sum(count * interpolate(token_s, start + count / 2) for start, count in starts)
+
+
 def extend(times: dict[int, float], layers: int) -> float:
     """Compute the time of `layers` layers from that of one or two numbers of them."""
     (few, short), *more = sorted(times.items())
@@ -290,10 +295,9 @@ class _Bench:
             )
             for context, found in points.items()
         )
-        token_s, read_s = ([(point.context, getattr(point, name)) for point in whole] for name in ("token_s", "read_s"))
-        sung = sum(count * interpolate(token_s, start + count / 2) for start, count in starts)
+        sung = singing_s([(point.context, point.token_s) for point in whole], starts)
         # Reading takes as long a token everywhere, nearly.
-        read = sum(start * read_s[-1][1] / read_s[-1][0] for start, _ in starts)
+        read = sum(start * whole[-1].read_s / whole[-1].context for start, _ in starts)
         return Stage1Result(
             model=subject.model,
             rows=rows,

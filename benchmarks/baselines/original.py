@@ -23,6 +23,7 @@ from yue_cli.vocab import CODEBOOKS, WINDOW_FRAMES, Vocabulary
 
 VOCABULARY = Vocabulary()
 FINE = CODEBOOKS - 1
+PLACES = (0, WINDOW_FRAMES // 2, WINDOW_FRAMES - 1)  # frames of a window that are filled before the one that is timed
 BATCH = 4  # windows of stage 2 that go together
 LAST_CODEC_ID = 83_734  # one past it
 
@@ -48,10 +49,7 @@ def main() -> None:
                 print(f"stage 1 after {context}: {1000 * taken:.2f} ms a token", flush=True)
         else:
             seconds_a_frame(model, BATCH, 0)
-            times = [
-                seconds_a_frame(model, arguments.windows, frame, arguments.batch)
-                for frame in (0, WINDOW_FRAMES // 2, WINDOW_FRAMES - 1)
-            ]
+            times = [seconds_a_frame(model, arguments.windows, frame, arguments.batch) for frame in PLACES]
             mean = sum(times) / len(times)
             shown = ", ".join(f"{taken:.3f}" for taken in times)
             print(f"stage 2, {arguments.windows} windows: {shown} s a frame at start, middle, end of a window")

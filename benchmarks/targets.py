@@ -1,0 +1,295 @@
+"""Every figure that the native engine is to reach, beside both baselines, on one GPU and in one run.
+
+    pip install -e '.[bench]' exllamav2
+    python -m benchmarks.targets --out targets.json [--parts ours/bf16 …] [--limit 200] [--device cuda]
+
+All models have the published sizes and random weights. Each part runs in a process of its own, which cannot harm the
+others, and all its figures are in the file as soon as it ends; when --limit seconds are over, no more parts begin.
+Targets were set for an H200, whose memory was read at 4.49 TB/s; "here" is what the same share of this card's
+bandwidth would give. A whole song through the command is `benchmarks/full_song.py`.
+"""
+
+import argparse
+import json
+import multiprocessing
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from yue_cli import bench
+from yue_cli.events import Event, Note
+from yue_cli.settings import Layer, combine, resolve
+from yue_cli.vocab import FRAME_RATE, WINDOW_FRAMES
+from yue_cli.weights import Library
+
+H200_READ = 4.49e12  # bytes a second, as `bandwidth` reads
+CONTEXTS = (1000, 4000, 7000)
+BASELINE_TOKENS, BASELINE_FRAMES = 16, 10  # that are timed at each context
+WINDOWS, SONGS = 20, 16
+SONG_S, LONG_SONG_S = 60.0, 300.0
+PART_LIMIT_S = 120.0  # for one part
+
+Figures = dict[str, Any]
+
+# name, what it is, target on an H200, unit; of times, the least is best.
+TARGETS = [
+    ("stage1_bf16_ms", "stage 1, bf16, mean of 60 s", 3.5, "ms a token"),
+    ("stage1_8bit_ms", "stage 1, 8 bits, mean of 60 s", 2.3, "ms a token"),
+    ("stage1_4bit_ms", "stage 1, 4 bits, mean of 60 s", 1.8, "ms a token"),
+    ("stage2_bf16_s", "stage 2, bf16, 20 windows", 7.5, "s"),
+    ("stage2_int8_cache_s", "stage 2, int8 cache, 20 windows", 5.5, "s"),
+    ("decode_s", "decode, 60 s, both tracks, warm", 0.4, "s"),
+    ("songs16_bf16", "16 songs, bf16", 6.0, "s of music a s"),
+    ("songs16_8bit", "16 songs, 8 bits, int8 cache", 10.0, "s of music a s"),
+    ("long_song_ratio", "300 s of music over 60 s", 5.5, "times"),
+]
+
+
+def main() -> None:
+    parts = known_parts()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("targets.json"))
+    parser.add_argument("--parts", nargs="+", choices=parts, default=list(parts))
+    parser.add_argument("--limit", type=float, default=200.0, help="seconds, after which no part begins")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--layers", type=int, default=32, help="of the baselines")
+    arguments = parser.parse_args()
+    # One process loads the libraries, and every part's process begins as a copy of it.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "yue_cli.bench", "yue_cli.workbench"])
+    report: Figures = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "command": " ".join(sys.argv)}
+    began = time.perf_counter()
+    for name in arguments.parts:
+        spent = time.perf_counter() - began
+        if spent > arguments.limit:
+            report[name] = {"failed": "not begun: the time was over"}
+            continue
+        print(f"\n{name} ({spent:.0f} s)", flush=True)
+        report[name] = run_apart(context, parts[name], arguments.device, arguments.layers)
+        report[name]["took_s"] = round(time.perf_counter() - began - spent, 1)
+        print(f"  {json.dumps(report[name])[:2000]}", flush=True)
+        arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    print("", *table(report), sep="\n", flush=True)
+    arguments.out.write_text(json.dumps(report | {"table": table(report)}, indent=1) + "\n", encoding="utf-8")
+
+
+def known_parts() -> dict[str, Callable[[str, int], Figures]]:
+    """List the parts, the most important first: each takes the device and the baselines' layers."""
+    quantized = {"execution.stage1_weights": "native-8bit", "execution.cache": "int8"}
+    return {
+        "bandwidth": bandwidth,
+        "ours/stage1-bf16": partial(ours, "stage1", {}),
+        "ours/stage2-bf16": partial(ours, "stage2", {}),
+        "ours/stage1-8bit": partial(ours, "stage1", {"execution.stage1_weights": "native-8bit"}),
+        "ours/stage2-int8-cache": partial(ours, "stage2", {"execution.cache": "int8"}),
+        "ours/stage1-4bit": partial(ours, "stage1", {"execution.stage1_weights": "native-4bit"}),
+        "ours/decode": partial(ours, "decode", {}),
+        "original/stage1": original_stage1,
+        "original/stage2": original_stage2,
+        "ours/stage1-long": partial(ours, "stage1", {}, music_s=LONG_SONG_S),
+        "songs/stage1-bf16": partial(ours, "stage1", {}, songs=SONGS),
+        "songs/stage2-bf16": partial(ours, "stage2", {}, songs=SONGS),
+        "songs/stage1-8bit": partial(ours, "stage1", quantized, songs=SONGS),
+        "songs/stage2-8bit": partial(ours, "stage2", quantized, songs=SONGS),
+        "exl2/stage1": exl2_stage1,
+        "exl2/stage2": exl2_stage2,
+    }
+
+
+def run_apart(
+    context: multiprocessing.context.ForkServerContext, part: Callable[[str, int], Figures], device: str, layers: int
+) -> Figures:
+    """Run one part in a process of its own; a part that fails or takes too long tells so instead."""
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=answer, args=(there, part, device, layers))
+    process.start()
+    there.close()
+    try:
+        if not here.poll(PART_LIMIT_S):
+            return {"failed": f"not done after {PART_LIMIT_S:.0f} s"}
+        return here.recv()
+    except EOFError:
+        process.join()
+        return {"failed": f"its process ended with code {process.exitcode}"}
+    finally:
+        process.kill()
+        process.join()
+
+
+def answer(there: Connection, part: Callable[[str, int], Figures], device: str, layers: int) -> None:
+    """Do one part and send its figures, or why there are none."""
+    try:
+        there.send(part(device, layers))
+    except Exception as error:  # whatever it is, it goes into the report
+        traceback.print_exc()
+        there.send({"failed": f"{type(error).__name__}: {error}"})
+
+
+def bandwidth(device: str, layers: int) -> Figures:
+    """Measure how fast this card's memory is read and copied, in bytes a second; a copy counts both ways."""
+    import torch
+
+    numbers = torch.ones(2**30 if device != "cpu" else 2**24, dtype=torch.float32, device=device)
+    copy = torch.empty_like(numbers)
+
+    def best(work: Callable[[], object]) -> float:
+        from benchmarks.baselines.original import seconds_taken
+
+        return min(seconds_taken(work, numbers.device) for _ in range(10))
+
+    best(numbers.sum)
+    read, copied = numbers.nbytes / best(numbers.sum), 2 * numbers.nbytes / best(lambda: copy.copy_(numbers))
+    name = torch.cuda.get_device_name(device) if device != "cpu" else "CPU"
+    return {"device": name, "read": read, "copy": copied, "torch": torch.__version__}
+
+
+def ours(
+    stage: str,
+    values: Mapping[str, Any],
+    device: str,
+    layers: int,
+    *,
+    songs: int = 1,
+    music_s: float = SONG_S,
+) -> Figures:
+    """Time one stage as `yue bench` does."""
+    settings, _ = combine([Layer("targets", {**values, "execution.device": device})])
+
+    def tell(event: Event) -> None:
+        if isinstance(event, Note):
+            print(f"  {event.text}", flush=True)
+
+    report = bench.measure(
+        resolve(settings),
+        Library(Path(), {}),
+        stages=[stage],
+        songs=songs,
+        music_s=music_s,
+        synthetic=True,
+        emit=tell,
+    )
+    found: Figures = asdict(report)[stage]
+    return found
+
+
+def original_stage1(device: str, layers: int) -> Figures:
+    import torch
+
+    from benchmarks.baselines import original
+
+    model = original_model("stage1", device, layers)
+    original.sing(model, original.random_codes((1, 16), torch.device(device)), 8)
+    times = {context: original.seconds_a_token(model, context, BASELINE_TOKENS) for context in CONTEXTS}
+    return {"token_s": times}
+
+
+def original_stage2(device: str, layers: int) -> Figures:
+    from benchmarks.baselines import original
+
+    model = original_model("stage2", device, layers)
+    original.seconds_a_frame(model, original.BATCH, 0)
+    times = [original.seconds_a_frame(model, WINDOWS, filled) for filled in original.PLACES]
+    return {"frame_s": times, "seconds": WINDOW_FRAMES * sum(times) / len(times)}
+
+
+def original_model(stage: str, device: str, layers: int) -> Any:
+    import torch
+
+    from benchmarks.baselines import original
+    from yue_cli.models import SIZES
+
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    return original.build(SIZES[stage] | {"num_hidden_layers": layers}, torch.device(device), dtype)
+
+
+def exl2_stage1(device: str, layers: int) -> Figures:
+    from benchmarks.baselines import exl2
+
+    exl2.lend_flash_attention()
+    model = exl2.make("stage1", layers)
+    return {"token_s": {context: exl2.seconds_a_token(model, context, BASELINE_TOKENS) for context in CONTEXTS}}
+
+
+def exl2_stage2(device: str, layers: int) -> Figures:
+    from benchmarks.baselines import exl2
+
+    exl2.lend_flash_attention()
+    return {"seconds": exl2.seconds_a_window(exl2.make("stage2", layers), WINDOWS, BASELINE_FRAMES)}
+
+
+def table(report: Figures) -> list[str]:
+    """Lay out what was found beside targets and baselines. Empty cells were not measured."""
+    scale = H200_READ / report["bandwidth"]["read"] if "read" in report.get("bandwidth", {}) else None
+    found, original, exl2 = (summary(report, side) for side in ("ours", "original", "exl2"))
+    rows = ["| | original | YuE-exllamav2 | ours | target | here | |", "|---|---|---|---|---|---|---|"]
+    for name, title, target, unit in TARGETS:
+        if scale is None or name in ("decode_s", "long_song_ratio"):
+            here = target
+        else:
+            here = target / scale if name.startswith("songs") else target * scale
+        cells = [title, *(cell(side.get(name)) for side in (original, exl2, found)), cell(target), cell(here), unit]
+        rows.append(f"| {' | '.join(cells)} |")
+    for context in CONTEXTS:
+        name = f"stage1_{context}_ms"
+        sides = [cell(side.get(name)) for side in (original, exl2, found)]
+        rows.append(f"| stage 1, bf16, after {context} tokens | {' | '.join(sides)} | | | ms a token |")
+    return rows
+
+
+def summary(report: Figures, side: str) -> Figures:
+    """Compute one side's figures from what its parts found."""
+    found: Figures = {}
+    parts = {name.partition("/")[2]: part for name, part in report.items() if name.startswith(f"{side}/")}
+    parts = {name: part for name, part in parts.items() if "failed" not in part}
+    if side == "ours":
+        for form in ("bf16", "8bit", "4bit"):
+            if part := parts.get(f"stage1-{form}"):
+                found[f"stage1_{form}_ms"] = mean_token_ms(points_of(part))
+        for form in ("bf16", "int8_cache"):
+            if part := parts.get(f"stage2-{form.replace('_', '-')}"):
+                found[f"stage2_{form}_s"] = part["window_s"]
+        if part := parts.get("decode"):
+            found["decode_s"] = part["seconds"]
+        if {"stage1-bf16", "stage1-long", "stage2-bf16", "decode"} <= parts.keys():
+            # Stage 2 and decode grow with the length.
+            rest_s = parts["stage2-bf16"]["seconds"] + parts["decode"]["seconds"]
+            long_s = parts["stage1-long"]["seconds"] + rest_s * LONG_SONG_S / SONG_S
+            found["long_song_ratio"] = long_s / (parts["stage1-bf16"]["seconds"] + rest_s)
+        for form in ("bf16", "8bit"):
+            stages = [report.get(f"songs/{stage}-{form}", {}) for stage in ("stage1", "stage2")]
+            if "decode" in parts and all("seconds" in stage for stage in stages):
+                seconds = sum(stage["seconds"] for stage in stages) + SONGS * parts["decode"]["seconds"]
+                found[f"songs16_{form}"] = SONGS * SONG_S / seconds
+        token_s = points_of(parts["stage1-bf16"]) if "stage1-bf16" in parts else []
+    else:
+        token_s = [(int(context), each) for context, each in parts.get("stage1", {}).get("token_s", {}).items()]
+        if token_s:
+            found["stage1_bf16_ms"] = mean_token_ms(token_s)
+        if part := parts.get("stage2"):
+            found["stage2_bf16_s"] = part["seconds"]
+    return found | {f"stage1_{context}_ms": 1000 * each for context, each in token_s}
+
+
+def points_of(part: Figures) -> list[tuple[int, float]]:
+    return [(point["context"], point["token_s"]) for point in part["points"]]
+
+
+def mean_token_ms(token_s: list[tuple[int, float]]) -> float:
+    """Compute the mean of a song of 60 s from a few contexts."""
+    tokens = round(SONG_S * 2 * FRAME_RATE)
+    return 1000 * bench.singing_s(token_s, bench.segment_starts(tokens, tokens * 2)) / tokens
+
+
+def cell(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"
+
+
+if __name__ == "__main__":
+    main()
