@@ -1,4 +1,4 @@
-"""Sizes and recipes: `cpu` for an hour or two on one core, `gpu` for a large card (not tried yet).
+"""Sizes and recipes: `cpu` for an hour or two on one core, `gpu` for a large card.
 
 Codec and both vocoders must fit into 10 MB of float16: they travel in the wheel.
 """
@@ -65,10 +65,10 @@ PRESETS = {
             encoder_dimension=64,
             encoder_channels=12,
             hubert_channels=64,
-            hubert_width=128,
+            hubert_width=112,
             hubert_layers=4,
             hubert_heads=2,
-            hubert_intermediate=512,
+            hubert_intermediate=448,
         ),
         vocoder=VocoderConfig(embedding=64, dimension=128, intermediate=384, layers=4),
         semantic=CropRun(steps=3_000, batch=20, frames=500, learning_rate=1e-3),
