@@ -38,8 +38,8 @@ class Run:
 class Student(nn.Module):
     """What learns."""
 
-    def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
-        """Compute the loss of one batch, and figures for the log."""
+    def loss(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Compute the loss of one batch, and figures for the log: left on the device, so that no step waits for it."""
         raise NotImplementedError
 
     def examine(self) -> dict[str, float]:
@@ -47,36 +47,54 @@ class Student(nn.Module):
         raise NotImplementedError
 
 
-def train(student: Student, run: Run, folder: Path, minutes: float = float("inf"), until: int | None = None) -> int:
+def train(
+    student: Student,
+    run: Run,
+    folder: Path,
+    minutes: float = float("inf"),
+    until: int | None = None,
+    within: float = float("inf"),
+) -> int:
     """Train until the run's steps, or those before `until`, are done or the minutes are over; returns the step reached.
 
+    within: minutes for the whole run, stops apart; the learning rate falls by the clock where that ends first.
     folder: holds the state, from which a run goes on, and the log: one JSON object a line.
     """
     folder.mkdir(parents=True, exist_ok=True)
     learning = [parameter for parameter in student.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.AdamW(learning, lr=run.learning_rate, betas=run.betas, weight_decay=run.weight_decay)
+    optimiser = torch.optim.AdamW(
+        learning,
+        lr=run.learning_rate,
+        betas=run.betas,
+        weight_decay=run.weight_decay,
+        fused=learning[0].is_cuda or None,
+    )
     step, seconds = restore(student, folder, optimiser)
     began = saved = time.monotonic()
-    sums: dict[str, float] = defaultdict(float)
+    sums: dict[str, Tensor | float] = defaultdict(float)
     counted = 0
     student.train()
     last = run.steps if until is None else min(until, run.steps)
-    while step < last and time.monotonic() - began < 60 * minutes:
+    is_last = False
+    while step < last and not is_last:
+        spent = time.monotonic() - began
+        done = max(step / run.steps, (seconds + spent) / (60 * within))
+        is_last = step + 1 == last or done >= 1 or spent >= 60 * minutes
         for group in optimiser.param_groups:
-            group["lr"] = run.learning_rate * rate_share(run, step)
+            group["lr"] = run.learning_rate * rate_share(run, step, done)
         loss, figures = student.loss(step)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        figures["gradient"] = float(nn.utils.clip_grad_norm_(learning, LONGEST_GRADIENT))
+        figures["gradient"] = nn.utils.clip_grad_norm_(learning, LONGEST_GRADIENT)
         optimiser.step()
         step, counted = step + 1, counted + 1
-        for name, value in (figures | {"loss": loss.item()}).items():
-            sums[name] += value
-        if step % REPORT_STEPS == 0 or step == last:
+        for name, value in (figures | {"loss": loss}).items():
+            sums[name] = sums[name] + value.detach()
+        if step % REPORT_STEPS == 0 or is_last:
             student.eval()
             held_out = {f"held_out_{name}": value for name, value in student.examine().items()}
             student.train()
-            means = {name: total / counted for name, total in sums.items()}
+            means = {name: float(total) / counted for name, total in sums.items()}
             elapsed = seconds + time.monotonic() - began
             _log(folder, {"step": step, "seconds": round(elapsed, 1)} | means | held_out)
             sums.clear()
@@ -88,10 +106,13 @@ def train(student: Student, run: Run, folder: Path, minutes: float = float("inf"
     return step
 
 
-def rate_share(run: Run, step: int) -> float:
-    """The part of the learning rate that a step takes: up in the warm-up, level, down to a twentieth at the end."""
+def rate_share(run: Run, step: int, done: float) -> float:
+    """The part of the learning rate that a step takes: up in the warm-up, level, down to a twentieth at the end.
+
+    done: the share of the run that is over, from 0 to 1.
+    """
     up = (step + 1) / max(run.warm_up, 1)
-    down = max(0.05, (run.steps - step) / max(run.decay * run.steps, 1))
+    down = max(0.05, (1 - done) / max(run.decay, 1e-9))
     return min(1.0, up, down)
 
 

@@ -1,7 +1,8 @@
 """Train the codec and its vocoders: `python -m training.codec STEP --corpus FOLDER --run FOLDER`.
 
 The steps, in this order: semantic, autoencoder, decoder, vocal, instrumental. Each goes on where it was stopped, and
-`export` writes what is there as a checkpoint folder of the product at any time: RUN/checkpoint.
+`export` writes what is there as a checkpoint folder of the product at any time: RUN/checkpoint. `all` does everything
+`--within` so many minutes, and measures.
 """
 
 from dataclasses import replace
@@ -12,7 +13,7 @@ from typing import Annotated
 import torch
 import typer
 
-from training.codec import runs
+from training.codec import runs, whole
 from training.codec.presets import PRESETS, CropRun
 from training.loop import train
 
@@ -24,6 +25,7 @@ class Step(StrEnum):
     vocal = "vocal"
     instrumental = "instrumental"
     export = "export"
+    all = "all"
 
 
 def main(
@@ -33,6 +35,10 @@ def main(
     preset: Annotated[str, typer.Option(help="cpu or gpu: sizes and recipe.")] = "cpu",
     steps: Annotated[int, typer.Option(help="Train up to this step instead of the preset's; 0 leaves it.")] = 0,
     minutes: Annotated[float, typer.Option(help="Stop after so long; the same command goes on.")] = float("inf"),
+    within: Annotated[
+        float, typer.Option(help="Minutes for the whole step, or for all: rates fall by the clock.")
+    ] = float("inf"),
+    fine_hours: Annotated[float, typer.Option(help="Of the corpus, for what comes after the codes.")] = float("inf"),
     hours: Annotated[float, typer.Option(help="Of the corpus, read at the first step.")] = float("inf"),
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     bf16: Annotated[bool, typer.Option(help="Networks in bfloat16, losses and codebooks in float32.")] = False,
@@ -41,13 +47,17 @@ def main(
 ) -> None:
     """Train one model, or export all."""
     torch.manual_seed(seed)
-    workplace = runs.Workplace(corpus, run, PRESETS[preset], torch.device(device), seed, bf16, fuse, hours)
+    torch.backends.cuda.matmul.allow_tf32 = True  # codebooks and all encoding stay in full float32
+    workplace = runs.Workplace(corpus, run, PRESETS[preset], torch.device(device), seed, bf16, fuse, hours, fine_hours)
+    if step == Step.all:
+        whole.train_all(workplace, preset, within, steps)
+        return
     if step == Step.export:
         typer.echo(workplace.export())
         return
     student = workplace.student(step.value)
     recipe: CropRun = getattr(workplace.preset, step.value)
-    reached = train(student, replace(recipe, steps=steps or recipe.steps), run / step.value, minutes)
+    reached = train(student, replace(recipe, steps=steps or recipe.steps), run / step.value, minutes, within=within)
     typer.echo(f"{step.value}: step {reached}", err=True)
 
 

@@ -25,10 +25,10 @@ from xcodec_mini_infer.semantic import Hubert
 SHARES = (0.45, 0.45, 0.1)  # vocal, instrumental, mix
 # How many codebooks a crop is decoded from, and how often: the first alone must do, all must do best.
 DEPTHS, DEPTH_CHANCES = (1, 2, 4, 8), (0.3, 0.1, 0.2, 0.4)
-WAVEFORM_WEIGHT, COMMIT_WEIGHT, PROBE_WEIGHT = 50.0, 0.5, 0.15
+WAVEFORM_WEIGHT, COMMIT_WEIGHT, PROBE_WEIGHT = 50.0, 0.5, 0.5
 KMEANS_BATCHES = 60
 _INPUT_GAIN = 10.0  # music is about a tenth of full scale
-EXAMINED = 16  # crops
+EXAMINED = 48  # crops
 
 
 class Autoencoder(Student):
@@ -64,15 +64,17 @@ class Autoencoder(Student):
         self._sampler = Sampler(songs.bounds, songs.sounding())
         self._examiner = Sampler(held_out.bounds, held_out.sounding())
 
-    def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         draw = np.random.default_rng([self._seed, 3, step])
         if step == self._preset.unquantised_steps:
             self._place_codebooks(draw)
         crops = self._sampler.draw(draw, self._run.batch, self._run.frames, SHARES)
         wave = self._songs.wave(crops)
         exact = self._embed(self._songs, self._features, crops)  # [B, T, D]
-        figures: dict[str, float] = {}
-        extra = wave.new_zeros(())
+        # Read from what is exact, too, so that the codebooks are placed among sounds that mean different things.
+        meaning, right = self._probe(self._songs, crops, exact)
+        figures = {f"exact_{name}": value for name, value in right.items()}
+        extra = PROBE_WEIGHT * meaning
         latents = exact
         if step >= self._preset.unquantised_steps:
             depths = torch.from_numpy(draw.choice(len(DEPTHS), len(wave), p=DEPTH_CHANCES))
@@ -80,14 +82,14 @@ class Autoencoder(Student):
             restarted = self.quantizer.learn(exact.detach().flatten(0, 1), codes, draw)
             sums = sums.unflatten(1, exact.shape[:2])  # [K, B, T, D]
             commit = (exact - sums).square().mean()
-            wanted = torch.tensor(DEPTHS)[depths].to(wave.device) - 1
+            wanted = (torch.tensor(DEPTHS)[depths] - 1).to(wave.device, non_blocking=True)
             latents = _straight(exact, sums[wanted, torch.arange(len(wave), device=wave.device)])
             probe, right = self._probe(self._songs, crops, _straight(exact, sums[0]))
-            extra = COMMIT_WEIGHT * commit + PROBE_WEIGHT * probe
-            figures = {"commit": commit.item(), "restarted": restarted} | right
+            extra = extra + COMMIT_WEIGHT * commit + PROBE_WEIGHT * probe
+            figures |= {"commit": commit, "restarted": restarted} | right
         decoded = self._decode(latents)
         mel, samples = self.distance(decoded, wave), waveform_distance(decoded, wave)
-        figures |= {"mel": mel.item(), "samples": samples.item()}
+        figures |= {"mel": mel, "samples": samples}
         return mel + WAVEFORM_WEIGHT * samples + extra, figures
 
     @inference_mode()
@@ -107,14 +109,14 @@ class Autoencoder(Student):
                 figures[f"{name}_si_sdr{depth}"] = si_sdr(decoded, wave).median().item()
             figures[f"{name}_codes"] = float(len(codes[0].unique()))
             right = self._probe(self._held_out, crops, depths["_1"])[1]
-            figures |= {f"{name}_{label}": value for label, value in right.items()}
+            figures |= {f"{name}_{label}": float(value) for label, value in right.items()}
         return figures
 
     def _embed(self, songs: Songs, features: Tensor, crops: Crops) -> Tensor:
         """Embed crops as float32 [B, T, D]."""
         wave = songs.wave(crops)
-        positions = crops.positions().to(features.device)
-        seen = features[crops.tracks.to(features.device)[:, None], positions].float()
+        positions = crops.positions(device=features.device)
+        seen = features[crops.tracks.to(features.device, non_blocking=True)[:, None], positions].float()
         with autocast(wave.device.type, bfloat16, enabled=self._bf16):
             embedding = self.encoder.join(wave, seen, WHOLE)
         return embedding.float().transpose(1, 2)
@@ -125,8 +127,8 @@ class Autoencoder(Student):
             wave: Tensor = self.codec.decoder(self.codec.to_decoder(latents).transpose(1, 2))
         return wave.float()
 
-    def _probe(self, songs: Songs, crops: Crops, coarse: Tensor) -> tuple[Tensor, dict[str, float]]:
-        positions = crops.positions().to(coarse.device)
+    def _probe(self, songs: Songs, crops: Crops, coarse: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        positions = crops.positions(device=coarse.device)
         truth = {name: values[positions] for name, values in songs.labels.items()}
         loss: Tensor
         # Normed, or the labels would be read the better the larger all embeddings grow, and sound would drown in them.

@@ -12,6 +12,7 @@ from xcodec_mini_infer.codec import Codec, CodecConfig
 from xcodec_mini_infer.encoder import Encoder
 from xcodec_mini_infer.vocoder import Vocoder, VocoderConfig
 
+CHUNK_FRAMES = 1_000
 STORED = torch.float16  # the loader makes float32 of it
 
 
@@ -31,7 +32,10 @@ def encode_songs(encoder: Encoder, songs: Songs) -> Tensor:
     """Encode whole songs with all codebooks of the encoder: int16 [2, K, frames], vocal and instrumental."""
     tracks = []
     for track in range(2):
-        codes = [encoder.encode(songs.song(index, track))[0].to(torch.int16).cpu() for index in range(songs.count)]
+        codes = [
+            encoder.encode(songs.song(index, track), CHUNK_FRAMES)[0].to(torch.int16).cpu()
+            for index in range(songs.count)
+        ]
         tracks.append(torch.cat(codes, dim=-1))
     return torch.stack(tracks)
 

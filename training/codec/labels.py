@@ -30,23 +30,25 @@ class Heads(nn.Module):
         self.labels = labels
         self.maps = nn.ModuleDict({label.name: nn.Linear(width, label.classes) for label in labels})
 
-    def forward(self, features: Tensor, truth: Mapping[str, Tensor], tracks: Tensor) -> tuple[Tensor, dict[str, float]]:
+    def forward(
+        self, features: Tensor, truth: Mapping[str, Tensor], tracks: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute the weighted loss of features [B, T, width], and how often the heads are right where something is.
 
-        truth: by name, int64 [B, T]. tracks: [B], which track each row is of.
+        truth: by name, int64 [B, T]. tracks: [B], on the CPU, which track each row is of.
         """
         total = features.new_zeros(())
-        right: dict[str, float] = {}
+        right: dict[str, Tensor] = {}
         for label in self.labels:
             other = INSTRUMENTAL if label.track == VOCAL else VOCAL
-            asked = tracks.to(features.device) != other
-            if not asked.any():
+            if not (tracks != other).any():
                 continue
-            answers = self.maps[label.name](features[asked])
-            wanted = truth[label.name][asked]
-            loss = functional.cross_entropy(answers.flatten(0, 1), wanted.flatten())
-            total = total + label.weight * loss
-            there = wanted > 0
+            asked = (tracks != other).to(features.device, non_blocking=True)[:, None].expand(-1, features.shape[1])
+            answers = self.maps[label.name](features)
+            wanted = truth[label.name]
+            losses = functional.cross_entropy(answers.flatten(0, 1), wanted.flatten(), reduction="none")
+            total = total + label.weight * (losses * asked.flatten()).sum() / asked.sum()
+            there = asked & (wanted > 0)
             is_right = (answers.argmax(-1) == wanted) & there
-            right[label.name] = float(is_right.sum() / there.sum().clamp(min=1))
+            right[label.name] = is_right.sum() / there.sum().clamp(min=1)
         return total, right

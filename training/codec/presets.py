@@ -1,4 +1,4 @@
-"""Sizes and recipes: `cpu` for an hour or two on one core, `gpu` for a large card (not tried yet).
+"""Sizes and recipes: `cpu` for an hour or two on one core, `gpu` for a large card.
 
 Codec and both vocoders must fit into 10 MB of float16: they travel in the wheel.
 """
@@ -32,7 +32,7 @@ class Preset:
 
 
 _CPU_VOCODER = CropRun(steps=2_000, batch=4, frames=40, learning_rate=2e-3, warm_up=50)
-_GPU_VOCODER = CropRun(steps=5_000, batch=32, frames=50, learning_rate=5e-4)
+_GPU_VOCODER = CropRun(steps=5_000, batch=32, frames=50, learning_rate=1e-3, warm_up=100)
 PRESETS = {
     "cpu": Preset(
         codec=CodecConfig(
@@ -71,10 +71,10 @@ PRESETS = {
             hubert_intermediate=384,
         ),
         vocoder=VocoderConfig(embedding=64, dimension=128, intermediate=384, layers=4),
-        semantic=CropRun(steps=3_000, batch=24, frames=600, learning_rate=1e-3),
-        autoencoder=CropRun(steps=8_000, batch=64, frames=50, learning_rate=4e-4),
+        semantic=CropRun(steps=3_000, batch=20, frames=500, learning_rate=1e-3),
+        autoencoder=CropRun(steps=10_000, batch=64, frames=50, learning_rate=6e-4),
         unquantised_steps=800,
-        decoder=CropRun(steps=3_000, batch=64, frames=50, learning_rate=4e-4),
+        decoder=CropRun(steps=3_000, batch=64, frames=50, learning_rate=3e-4),
         vocal=_GPU_VOCODER,
         instrumental=_GPU_VOCODER,
     ),

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from xcodec_mini_infer.precision import full_precision
 from xcodec_mini_infer.quantizer import Quantizer, nearest
 
 DECAY = 0.99
@@ -39,10 +40,10 @@ class LearningQuantizer(nn.Module):
         for index, book in enumerate(self.books):
             book.copy_(rest[_choose(draw, len(rest), len(book)).to(rest.device)])
             for _ in range(KMEANS_ROUNDS):
-                counts, sums = _totals(rest, nearest(rest, book), len(book))
+                counts, sums = _totals(rest, _nearest(rest, book), len(book))
                 book.copy_(torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], book))
-            codes = nearest(rest, book)
-            used = torch.bincount(codes, minlength=len(book)) * (step_vectors / len(rest))
+            codes = _nearest(rest, book)
+            used = _totals(rest, codes, len(book))[0] * (step_vectors / len(rest))
             self.counts[index] = used.clamp(min=1e-6)
             self.sums[index] = book * self.counts[index, :, None]
             rest = rest - functional.embedding(codes, book)
@@ -56,30 +57,33 @@ class LearningQuantizer(nn.Module):
         total = torch.zeros_like(vectors)
         codes, sums = [], []
         for book in self.books:
-            codes.append(nearest(vectors - total, book))
+            codes.append(_nearest(vectors - total, book))
             total = total + functional.embedding(codes[-1], book)
             sums.append(total)
         return torch.stack(codes), torch.stack(sums)
 
     @torch.no_grad()
-    def learn(self, vectors: Tensor, codes: Tensor, draw: np.random.Generator) -> int:
-        """Move the entries towards the vectors [N, D] that chose them; returns how many dead entries started anew."""
-        restarted = 0
+    def learn(self, vectors: Tensor, codes: Tensor, draw: np.random.Generator) -> Tensor:
+        """Move the entries towards the vectors [N, D] that chose them; returns how many dead entries started anew.
+
+        Nothing waits for the device: each entry has a substitute at hand, whether it needs one or not.
+        """
+        restarted = vectors.new_zeros(())
+        size = len(self.books[0])
+        substitutes = torch.from_numpy(draw.integers(len(vectors), size=(len(self.books), size)))
+        substitutes = substitutes.to(vectors.device, non_blocking=True)
         rest = vectors
         for index, book in enumerate(self.books):
             counts, sums = _totals(rest, codes[index], len(book))
             left_over = rest - functional.embedding(codes[index], book)
             self.counts[index].lerp_(counts, 1 - DECAY)
             self.sums[index].lerp_(sums, 1 - DECAY)
-            usual = float(self.counts[index].mean())
+            usual = self.counts[index].mean()
             dead = self.counts[index] < DEAD * usual
-            number = int(dead.sum())
-            if number:
-                # Count and sum must follow the entry, or the next step would bring it back to where it died.
-                fresh = rest[_choose(draw, len(rest), number).to(rest.device)]
-                self.counts[index, dead] = usual
-                self.sums[index, dead] = usual * fresh
-                restarted += number
+            # Count and sum must follow the entry, or the next step would bring it back to where it died.
+            self.sums[index] = torch.where(dead[:, None], usual * rest[substitutes[index]], self.sums[index])
+            self.counts[index] = torch.where(dead, usual, self.counts[index])
+            restarted = restarted + dead.sum()
             book.copy_(self.sums[index] / self.counts[index, :, None])
             rest = left_over
         return restarted
@@ -87,9 +91,14 @@ class LearningQuantizer(nn.Module):
 
 def _totals(vectors: Tensor, codes: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """Count and add up the vectors [N, D] of each code: [size] and [size, D]."""
-    counts = torch.bincount(codes, minlength=size).float()
+    counts = vectors.new_zeros(size).index_add_(0, codes, vectors.new_ones(len(codes)))
     sums = vectors.new_zeros(size, vectors.shape[1]).index_add_(0, codes, vectors)
     return counts, sums
+
+
+def _nearest(vectors: Tensor, book: Tensor) -> Tensor:
+    with full_precision():  # as in use
+        return nearest(vectors, book)
 
 
 def _choose(draw: np.random.Generator, among: int, number: int) -> Tensor:

@@ -57,11 +57,11 @@ class Renderer(Student):
         """Turn embeddings [B, D, T + 2 * context] into sound [B, unit * T]."""
         raise NotImplementedError
 
-    def compare(self, wave: Tensor, target: Tensor) -> tuple[Tensor, dict[str, float]]:
+    def compare(self, wave: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute the loss of sound [B, N], and figures."""
         raise NotImplementedError
 
-    def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         draw = np.random.default_rng([self._seed, 5, step])
         crops = self._draw(self._sampler, draw, self._run.batch)
         depths = torch.from_numpy(draw.choice(DEPTHS, self._run.batch, p=DEPTH_CHANCES))
@@ -75,8 +75,8 @@ class Renderer(Student):
         figures: dict[str, float] = {}
         for depth in (1, 4, 8):
             rendered = self._rendered(self._held_out_codes, crops, torch.full((EXAMINED,), depth))
-            compared = self.compare(rendered, wave)[1] | {"si_sdr": si_sdr(rendered, wave).median().item()}
-            figures |= {f"{name}_{depth}": value for name, value in compared.items()}
+            compared = self.compare(rendered, wave)[1] | {"si_sdr": si_sdr(rendered, wave).median()}
+            figures |= {f"{name}_{depth}": float(value) for name, value in compared.items()}
         return figures
 
     def _draw(self, sampler: Sampler, draw: np.random.Generator, batch: int) -> Crops:
@@ -86,13 +86,13 @@ class Renderer(Student):
 
     def _rendered(self, codes: Tensor, crops: Crops, depths: Tensor) -> Tensor:
         wide = Crops(crops.tracks, crops.starts - self.context, crops.frames + 2 * self.context)
-        positions = wide.positions().to(codes.device)
+        positions = wide.positions(device=codes.device)
         # [B, T, K]: the index of the track, then all codebooks, then the frames
-        found = codes[crops.tracks.to(codes.device)[:, None], :, positions].long()
+        found = codes[crops.tracks.to(codes.device, non_blocking=True)[:, None], :, positions].long()
         with torch.no_grad():
             books = torch.stack(list(self.embedder[0].quantizer.codebooks))  # [K, size, D]
             entries = books[torch.arange(len(books), device=books.device), found]  # [B, T, K, D]
-            used = torch.arange(len(books))[None] < depths[:, None]
+            used = (torch.arange(len(books))[None] < depths[:, None]).to(books.device, non_blocking=True)
             embedding = (entries * used.to(entries)[:, None, :, None]).sum(2).transpose(1, 2)
         with autocast(embedding.device.type, bfloat16, enabled=self._bf16):
             wave = self.render(embedding, self.context)
@@ -113,9 +113,9 @@ class DecoderRenderer(Renderer):
         wave: Tensor = self.decoder(latents, context, context)
         return wave
 
-    def compare(self, wave: Tensor, target: Tensor) -> tuple[Tensor, dict[str, float]]:
+    def compare(self, wave: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         mel, samples = self.distance(wave, target), waveform_distance(wave, target)
-        return mel + WAVEFORM_WEIGHT * samples, {"mel": mel.item(), "samples": samples.item()}
+        return mel + WAVEFORM_WEIGHT * samples, {"mel": mel, "samples": samples}
 
 
 class VocoderRenderer(Renderer):
@@ -131,11 +131,11 @@ class VocoderRenderer(Renderer):
         wave: Tensor = self.vocoder(embedding, context, context)
         return wave
 
-    def compare(self, wave: Tensor, target: Tensor) -> tuple[Tensor, dict[str, float]]:
+    def compare(self, wave: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         mel, samples = self.distance(wave, target), waveform_distance(wave, target)
         level = (_low_level(wave) - _low_level(target)).abs().mean()
         loss = mel + WAVEFORM_WEIGHT * samples + LEVEL_WEIGHT * level
-        return loss, {"mel": mel.item(), "samples": samples.item(), "level": level.item()}
+        return loss, {"mel": mel, "samples": samples, "level": level}
 
 
 def prepare_vocoder(vocoder: Vocoder) -> Vocoder:

@@ -20,6 +20,7 @@ from training.loop import Student, has_state, load_state
 from xcodec_mini_infer import SAMPLE_RATE, VOCODER_SAMPLE_RATE, checkpoint
 from xcodec_mini_infer.codec import Codec
 from xcodec_mini_infer.encoder import Encoder
+from xcodec_mini_infer.precision import full_precision
 from xcodec_mini_infer.semantic import Hubert
 from xcodec_mini_infer.vocoder import Vocoder
 from yue_cli.atomic import write_atomic
@@ -40,6 +41,7 @@ class Workplace:
     bf16: bool = False
     fuse: bool = False
     hours: float = float("inf")
+    fine_hours: float = float("inf")  # for the decoder's last touch and the vocoders
 
     def student(self, step: str) -> Student:
         """Make what a step trains, fresh; the loop gives it the state that it left."""
@@ -52,17 +54,15 @@ class Workplace:
         elif step == "autoencoder":
             student = self._autoencoder()
         elif step == "decoder":
-            self.export()
-            songs, held_out = self._songs(SAMPLE_RATE)
-            codec = checkpoint.load_codec(self._checkpoint)
+            songs, held_out = self._songs(SAMPLE_RATE, self.fine_hours)
+            codec = checkpoint.load_codec(self.export())
             run = self.preset.decoder
             codes = self._codes(songs, held_out)
             student = DecoderRenderer(codec, run, songs, held_out, *codes, CODEC_SHARES, self.seed, self.bf16)
         else:
-            self.export()
-            codec = checkpoint.load_codec(self._checkpoint).to(self.device)
-            codes = self._codes(*self._songs(SAMPLE_RATE))
-            songs, held_out = self._songs(VOCODER_SAMPLE_RATE)
+            codec = checkpoint.load_codec(self.export()).to(self.device)
+            codes = self.codes()
+            songs, held_out = self._songs(VOCODER_SAMPLE_RATE, self.fine_hours)
             vocoder = prepare_vocoder(Vocoder(self.preset.vocoder))
             shares = tuple(float(name == step) for name in TRACKS)
             run = getattr(self.preset, step)
@@ -70,6 +70,15 @@ class Workplace:
         if self.fuse:
             fuse_snakes(student)
         return student.to(self.device)
+
+    def read_songs(self) -> None:
+        """Read the corpus at both rates, so that the steps find it read."""
+        self._songs(SAMPLE_RATE)
+        self._songs(VOCODER_SAMPLE_RATE, self.fine_hours)
+
+    def codes(self) -> tuple[Tensor, Tensor]:
+        """Encode the songs, and the held-out songs, that vocoders learn from: int16 [2, K, frames] each."""
+        return self._codes(*self._songs(SAMPLE_RATE, self.fine_hours))
 
     def export(self) -> Path:
         """Write all that is trained as a checkpoint folder; a vocoder that is not is written as it starts."""
@@ -111,9 +120,10 @@ class Workplace:
             vocoder.load_state_dict(load_state(self.run / track, "vocoder"))
         return vocoder
 
-    def _songs(self, rate: int) -> tuple[Songs, Songs]:
+    def _songs(self, rate: int, hours: float = float("inf")) -> tuple[Songs, Songs]:
+        hours = min(hours, self.hours)
         train, held_out = (
-            load_songs(self.corpus, split, rate, self.run / "songs", self.hours).to(self.device) for split in SPLITS
+            load_songs(self.corpus, split, rate, self.run / "songs", hours).to(self.device) for split in SPLITS
         )
         return train, held_out
 
@@ -142,6 +152,7 @@ def _features(hubert: Hubert, songs: Songs) -> Tensor:
     """Compute HuBERT's features of whole songs: float16 [3, frames, width]."""
     tracks = []
     for track in range(len(TRACKS)):
-        parts = [hubert(songs.song(index, track), WHOLE)[0].half() for index in range(songs.count)]
+        with full_precision():  # as in use
+            parts = [hubert(songs.song(index, track), WHOLE)[0].half() for index in range(songs.count)]
         tracks.append(torch.cat(parts))
     return torch.stack(tracks)

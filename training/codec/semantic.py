@@ -38,7 +38,7 @@ class SemanticStudent(Student):
         self._sampler = Sampler(songs.bounds, songs.sounding())
         self._examiner = Sampler(held_out.bounds, held_out.sounding())
 
-    def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         crops = self._sampler.draw(
             np.random.default_rng([self._seed, 1, step]), self._run.batch, self._run.frames, SHARES
         )
@@ -47,13 +47,14 @@ class SemanticStudent(Student):
     @inference_mode()
     def examine(self) -> dict[str, float]:
         draw = np.random.default_rng([self._seed, 2])
-        return self._judge(self._held_out, self._examiner.draw(draw, EXAMINED, self._run.frames, SHARES))[1]
+        figures = self._judge(self._held_out, self._examiner.draw(draw, EXAMINED, self._run.frames, SHARES))[1]
+        return {name: float(value) for name, value in figures.items()}
 
-    def _judge(self, songs: Songs, crops: Crops) -> tuple[Tensor, dict[str, float]]:
+    def _judge(self, songs: Songs, crops: Crops) -> tuple[Tensor, dict[str, Tensor]]:
         wave = songs.wave(crops)
         with autocast(wave.device.type, bfloat16, enabled=self._bf16):
             features = self.hubert(wave, WHOLE)
-        positions = crops.positions().to(wave.device)
+        positions = crops.positions(device=wave.device)
         truth = {name: values[positions] for name, values in songs.labels.items()}
         return self.heads(features.float(), truth, crops.tracks)
 

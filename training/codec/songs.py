@@ -23,9 +23,10 @@ class Crops:
     starts: Tensor
     frames: int
 
-    def positions(self, unit: int = 1) -> Tensor:
-        """Index what holds `unit` values a frame: int64 [B, frames * unit]."""
-        return self.starts[:, None] * unit + torch.arange(self.frames * unit)
+    def positions(self, unit: int = 1, device: torch.device | None = None) -> Tensor:
+        """Index what holds `unit` values a frame: int64 [B, frames * unit], made on the device."""
+        starts = self.starts.to(device, non_blocking=True)
+        return starts[:, None] * unit + torch.arange(self.frames * unit, device=device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,8 +63,8 @@ class Songs:
 
     def wave(self, crops: Crops) -> Tensor:
         """Look up the sound of crops, float32 [B, frames * unit]; the mix is the sum."""
-        positions = crops.positions(self.unit).to(self.waves.device)
-        tracks = crops.tracks.to(self.waves.device)[:, None]
+        positions = crops.positions(self.unit, self.waves.device)
+        tracks = crops.tracks.to(self.waves.device, non_blocking=True)[:, None]
         vocal = self.waves[VOCAL][positions] * (tracks != INSTRUMENTAL)
         return (vocal + self.waves[INSTRUMENTAL][positions].float() * (tracks != VOCAL)) / _FULL
 
@@ -97,12 +98,11 @@ class Sampler:
         lengths = np.diff(self._bounds) - frames + 1
         chances = np.maximum(lengths, 0) / np.maximum(lengths, 0).sum()
         tracks = draw.choice(3, batch, p=np.asarray(shares))
-        starts = np.zeros(batch, int)
-        for index, track in enumerate(tracks):
-            for _ in range(self.TRIES):
-                song = draw.choice(len(chances), p=chances)
-                start = int(self._bounds[song] + draw.integers(lengths[song]))
-                starts[index] = start
-                if self._sound[track, start + frames] - self._sound[track, start] >= self.SHARE * frames:
-                    break
+        starts = np.full(batch, -1)  # none yet
+        for _ in range(self.TRIES):
+            quiet = self._sound[tracks, starts + frames] - self._sound[tracks, starts] < self.SHARE * frames
+            quiet |= starts < 0
+            songs = draw.choice(len(chances), batch, p=chances)
+            fresh = self._bounds[songs] + (draw.random(batch) * lengths[songs]).astype(int)
+            starts = np.where(quiet, fresh, starts)
         return Crops(torch.from_numpy(tracks), torch.from_numpy(starts), frames)

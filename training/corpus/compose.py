@@ -6,7 +6,7 @@ from random import Random
 from training.corpus.harmony import Chord, write_chords
 from training.corpus.lexicon import LEXICON
 from training.corpus.lyrics import METRES, write_line
-from training.corpus.melody import CHORUS_LIFT, Rhythm, lowest_pitch, write_pitches, write_rhythm
+from training.corpus.melody import CHORUS_LIFT, Rhythm, write_pitches, write_rhythm
 from training.corpus.song import Section, Song, SungNote
 from training.corpus.tags import Tags, draw_tags, write_tags
 from training.corpus.tunes import TUNES, set_tune
@@ -63,7 +63,7 @@ def compose(seed: int, tags: Tags | None = None) -> Song:
 def _write_sections(tags: Tags, words_dice: Random, dice: Random, held_out: bool) -> tuple[Key, tuple[Section, ...]]:
     names, metres, words = _write_words(words_dice, held_out)
     key = dice.choice(KEYS[tags.mode])
-    lowest = lowest_pitch(SINGERS[tags.singer], dice)
+    lowest = SINGERS[tags.singer].home
     tunes = {
         name: _write_tune(of_lines, tags, key, lowest + (CHORUS_LIFT if name == "chorus" else 0), dice)
         for name, of_lines in metres.items()

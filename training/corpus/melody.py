@@ -6,9 +6,9 @@ from itertools import pairwise, product
 from random import Random
 
 from training.corpus.harmony import CHORD_TYPES, Chord, chord_at, scale_over
-from training.corpus.world import BEAT, Key, Singer
+from training.corpus.world import BEAT, Key
 
-RANGE = 12  # semitones that a song uses of its singer's register
+RANGE = 10  # semitones that a song uses of its singer's register
 CHORUS_LIFT = 2
 _CANDIDATES = 30
 
@@ -62,11 +62,6 @@ def write_rhythm(metre: str, length: int, is_dense: bool, may_dot: bool, opens: 
     longest = 3 * pulse if is_dense else 5 * pulse
     last = min(latest, starts[-1] + longest)
     return list(zip(starts, starts[1:] + [last], strict=True))
-
-
-def lowest_pitch(singer: Singer, dice: Random) -> int:
-    """Choose where in the register a song lies: RANGE semitones from there on, its chorus CHORUS_LIFT higher."""
-    return singer.lowest + dice.randint(0, singer.highest - singer.lowest - RANGE - CHORUS_LIFT)
 
 
 def write_pitches(

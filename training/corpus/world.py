@@ -41,26 +41,31 @@ class Key:
 
 
 KEYS: Mapping[str, tuple[Key, ...]] = {
-    "major": tuple(Key(tonic, "major") for tonic in (0, 2, 5, 7)),  # C D F G
-    "minor": tuple(Key(tonic, "minor") for tonic in (9, 11, 2, 4)),  # A B D E
+    "major": tuple(Key(tonic, "major") for tonic in (0, 7)),  # C G
+    "minor": tuple(Key(tonic, "minor") for tonic in (9, 4)),  # A E
 }
 
 
 @dataclass(frozen=True)
 class Singer:
-    """A voice and the register in which it sings, in MIDI semitones, both ends included."""
+    """A voice and the register in which it sings, in MIDI semitones, both ends included.
+
+    home: the lowest note of what is composed for it. Homes are so far apart that a pitch nearly tells the singer: fewer
+    sounds for the first codebook to tell apart.
+    """
 
     name: str
     lowest: int
     highest: int
+    home: int
 
 
 SINGERS: Mapping[str, Singer] = {
     singer.name: singer
     for singer in (
-        Singer("low", 45, 64),  # A2 to E4
-        Singer("middle", 52, 71),  # E3 to B4
-        Singer("high", 57, 76),  # A3 to E5
+        Singer("low", 45, 64, 45),  # A2 to E4
+        Singer("middle", 52, 71, 55),  # E3 to B4
+        Singer("high", 57, 76, 64),  # A3 to E5
     )
 }
 
