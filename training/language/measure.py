@@ -25,7 +25,7 @@ from training.language import measure_report as report
 from training.language.measure_hearing import Hearing, Listeners, hear, judge
 from training.language.measure_learning import learn, load, save
 from training.language.measure_prompts import Prompt, draw_prompts
-from training.language.measure_singing import sing
+from training.language.measure_singing import Choir, compare_again, sing
 from training.language.measure_takes import Copier, Take, read_song, render
 from yue_cli.errors import YueError
 
@@ -45,6 +45,7 @@ def main(
     books: Annotated[int, typer.Option(help="1: codebook 0 alone, without stage 2. 8: all.")] = 8,
     seed: Annotated[int, typer.Option(help="Of the first song; the others count on.")] = 1,
     guidance: Annotated[str, typer.Option(help="on or off.")] = "on",
+    preset: Annotated[str | None, typer.Option(help="Of `yue run`; its models are replaced.")] = None,
     assignments: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE for `yue run`.")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     sing_missing: Annotated[bool, typer.Option("--sing/--listen", help="Sing, or only listen to OUT/songs.")] = True,
@@ -52,22 +53,25 @@ def main(
         bool, typer.Option("--reference/--no-reference", help="Also measure truth and copies.")
     ] = True,
     again: Annotated[int, typer.Option(help="Songs that are sung twice, to see that a seed gives one song.")] = 0,
+    only_sing: Annotated[bool, typer.Option("--only-sing", help="Leave listening to a later command.")] = False,
     workers: Annotated[int, typer.Option(help="Processes that listen.")] = os.cpu_count() or 1,
 ) -> None:
     """Write OUT/measures.json and OUT/measures.md."""
     out.mkdir(parents=True, exist_ok=True)
     prompts = draw_prompts(songs, contrasts, sections)
+    if sing_missing:
+        options = assignments or []
+        options += ["stage1.guidance_first=1", "stage1.guidance_later=1"] if guidance == "off" else []
+        _tell(f"singing {len(prompts)} songs")
+        sing(prompts, out, Choir(checkpoint, preset, tuple(options), device, books), seed, again)
+    if only_sing:
+        return
     voice, band = load_bank(corpus_bank)
     renderer, copier = Renderer(voice, band), Copier(checkpoint / "codec", device, books)
     path = out / "listeners.pt"
     if not path.is_file():
         _tell(f"learning to listen from {lessons} songs")
         save(path, learn(lessons, sections, renderer, Copier(checkpoint / "codec", device), NAMES))
-    if sing_missing:
-        options = assignments or []
-        options += ["stage1.guidance_first=1", "stage1.guidance_later=1"] if guidance == "off" else []
-        _tell(f"singing {len(prompts)} songs")
-        same = sing(prompts, out, checkpoint, books, seed, options, device, again)
     takes: dict[str, list[tuple[Prompt, Take]]] = {}
     if reference:
         _tell("rendering and copying")
@@ -94,7 +98,7 @@ def main(
                 columns["floor"] = report.combine(_judge_all(hearings, asked, voice, 1))
     if "floor" in columns:
         columns["floor"] = columns.pop("floor")  # last
-    if sing_missing and again:
+    if same := compare_again(out):
         columns["generated"]["sung twice, the same"] = report.share(same)
     about = {"prompts": len(prompts), "first": prompts[0].name, "last": prompts[-1].name, "seed": seed, "books": books}
     content = {"about": about | {"guidance": guidance, "set": assignments}, "measures": columns, "heard": tables}

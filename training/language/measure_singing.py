@@ -2,40 +2,51 @@
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import typer
 
+from training.corpus.dataset import TRACKS
 from training.language.measure_prompts import Prompt
 from yue_cli.commands.fulfil import fulfil
 from yue_cli.commands.request import Request
 from yue_cli.song import SONG_FILE, Song, write_song
 
+TWICE = ("first", "second")
 
-def sing(
-    prompts: Sequence[Prompt],
-    out: Path,
-    checkpoint: Path,
-    books: int,
-    seed: int,
-    assignments: Sequence[str],
-    device: str,
-    again: int,
-) -> list[tuple[float, float]]:
-    """Sing what is not sung yet, into OUT/songs. Returns which of the first `again` songs came out alike twice."""
+
+@dataclass(frozen=True)
+class Choir:
+    """Who sings, and how. books: 1 stops after stage 1."""
+
+    checkpoint: Path
+    preset: str | None
+    assignments: tuple[str, ...]
+    device: str
+    books: int
+
+
+def sing(prompts: Sequence[Prompt], out: Path, choir: Choir, seed: int, again: int) -> None:
+    """Sing what is not sung yet into OUT/songs, and the first section of the first `again` songs twice."""
     by_sections: dict[int, list[Path]] = {}
     for number, prompt in enumerate(prompts):
         folder = _write(out / "songs", prompt, seed + number)
         by_sections.setdefault(prompt.sections, []).append(folder)
     for sections, folders in by_sections.items():
-        _run(folders, sections, checkpoint, books, assignments, device)
-    twice: list[list[Path]] = []
-    for name in ("first", "second") if again else ():
+        _run(folders, sections, choir)
+    for name in TWICE if again else ():
         shutil.rmtree(out / name, ignore_errors=True)
-        twice.append([_write(out / name, prompt, seed + number) for number, prompt in enumerate(prompts[:again])])
-        _run(twice[-1], 1, checkpoint, 1, assignments, device)
-    return [(_tokens(one) == _tokens(other), 1) for one, other in zip(*twice, strict=True)] if twice else []
+        folders = [_write(out / name, prompt, seed + number) for number, prompt in enumerate(prompts[:again])]
+        _run(folders, 1, replace(choir, books=1))
+
+
+def compare_again(out: Path) -> list[tuple[float, float]]:
+    """Tell which of the songs that were sung twice came out alike; none where none were."""
+    first, second = (out / name for name in TWICE)
+    folders = sorted(first.iterdir()) if first.is_dir() else []
+    return [(_tokens(folder) == _tokens(second / folder.name), 1) for folder in folders]
 
 
 def _write(root: Path, prompt: Prompt, seed: int) -> Path:
@@ -46,15 +57,15 @@ def _write(root: Path, prompt: Prompt, seed: int) -> Path:
     return folder
 
 
-def _run(
-    folders: Sequence[Path], sections: int, checkpoint: Path, books: int, assignments: Sequence[str], device: str
-) -> None:
-    models = [f"{stage}.model={(checkpoint / stage).resolve()}" for stage in ("stage1", "stage2")]
+def _run(folders: Sequence[Path], sections: int, choir: Choir) -> None:
+    parts = {"stage1.model": "stage1", "stage2.model": "stage2", "decode.codec": "codec"}
+    models = [f"{key}={(choir.checkpoint / part).resolve()}" for key, part in parts.items()]
     request = Request(
         folders=folders,
-        flags={"segments": sections, "execution.device": device},
-        stages=("stage1",) if books == 1 else ("stage1", "stage2"),
-        assignments=[*models, f"decode.codec={(checkpoint / 'codec').resolve()}", *assignments],
+        flags={"segments": sections, "execution.device": choir.device},
+        stages=("stage1",) if choir.books == 1 else ("stage1", "stage2"),
+        preset=choir.preset,
+        assignments=[*models, *choir.assignments],
         offline=True,
     )
     try:
@@ -64,4 +75,4 @@ def _run(
 
 
 def _tokens(folder: Path) -> bytes:
-    return b"".join(np.load(folder / "stage1" / f"{track}.npy").tobytes() for track in ("vocal", "instrumental"))
+    return b"".join(np.load(folder / "stage1" / f"{track}.npy").tobytes() for track in TRACKS)
