@@ -30,7 +30,10 @@ from training.language.measure_takes import Copier, Take, read_song, render
 from yue_cli.errors import YueError
 
 NAMES = tuple(PHONEMES)
+MEASURES = "measures.json"
 OTHERS = 20  # prompts whose words are held against a song's
+Columns = dict[str, dict[str, dict[str, float]]]  # by kind of take and by measure
+Tables = dict[str, dict[str, dict[str, dict[str, int]]]]  # by kind of take, kind of tag, asked for and heard
 _listeners: Listeners | None = None  # of this process
 
 
@@ -50,7 +53,10 @@ def main(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     sing_missing: Annotated[bool, typer.Option("--sing/--listen", help="Sing, or only listen to OUT/songs.")] = True,
     reference: Annotated[
-        bool, typer.Option("--reference/--no-reference", help="Also measure truth and copies.")
+        bool,
+        typer.Option(
+            "--reference/--no-reference", help="Measure truth and copies, too; else keep what OUT has of them."
+        ),
     ] = True,
     again: Annotated[int, typer.Option(help="Songs that are sung twice, to see that a seed gives one song.")] = 0,
     only_sing: Annotated[bool, typer.Option("--only-sing", help="Leave listening to a later command.")] = False,
@@ -83,7 +89,8 @@ def main(
             takes["generated"].append((prompt, read_song(out / "songs" / prompt.name, copier, books)))
         except YueError as error:
             _tell(f"{prompt.name} is left out: {error}")
-    columns, tables = {}, {}
+    about = {"songs": songs, "contrasts": contrasts, "sections": sections, "books": books}
+    columns, tables = ({}, {}) if reference else _earlier(out, about)
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin, (path,)) as pool:
         for name, pairs in takes.items():
             if not pairs:
@@ -100,14 +107,24 @@ def main(
         columns["floor"] = columns.pop("floor")  # last
     if same := compare_again(out):
         columns["generated"]["sung twice, the same"] = report.share(same)
-    about = {"prompts": len(prompts), "first": prompts[0].name, "last": prompts[-1].name, "seed": seed, "books": books}
-    content = {"about": about | {"guidance": guidance, "set": assignments}, "measures": columns, "heard": tables}
-    (out / "measures.json").write_text(json.dumps(content, indent=1))
+    asked_of = {"first": prompts[0].name, "last": prompts[-1].name, "guidance": guidance, "set": assignments}
+    content = {"about": about | asked_of | {"seed": seed}, "measures": columns, "heard": tables}
+    (out / MEASURES).write_text(json.dumps(content, indent=1))
     text = report.table(columns)
     for name, kinds in tables.items():
         text += f"\n{name}\n\n" + "\n".join(report.confusion_table(kind, rows) for kind, rows in kinds.items())
     (out / "measures.md").write_text(text)
     typer.echo(report.table(columns))
+
+
+def _earlier(out: Path, about: dict[str, int]) -> tuple[Columns, Tables]:
+    """Read what an earlier command found of rendering and copies for the same prompts."""
+    if not (out / MEASURES).is_file():
+        return {}, {}
+    content = json.loads((out / MEASURES).read_text())
+    if any(content["about"][name] != value for name, value in about.items()):
+        return {}, {}
+    return content["measures"], content["heard"]
 
 
 def _judge_all(
