@@ -85,10 +85,13 @@ def main(
         takes["codec copy"] = [(prompt, copier.copy(take)) for prompt, take in takes["original"]]
     takes["generated"] = []
     for prompt in prompts:
+        if not (out / "songs" / prompt.name).is_dir():
+            continue
         try:
             takes["generated"].append((prompt, read_song(out / "songs" / prompt.name, copier, books)))
         except YueError as error:
             _tell(f"{prompt.name} is left out: {error}")
+    _tell(f"{len(takes['generated'])} of {len(prompts)} songs are there")
     about = {"songs": songs, "contrasts": contrasts, "sections": sections, "books": books}
     columns, tables = ({}, {}) if reference else _earlier(out, about)
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin, (path,)) as pool:
@@ -122,7 +125,7 @@ def _earlier(out: Path, about: dict[str, int]) -> tuple[Columns, Tables]:
     if not (out / MEASURES).is_file():
         return {}, {}
     content = json.loads((out / MEASURES).read_text())
-    if any(content["about"][name] != value for name, value in about.items()):
+    if any(content["about"].get(name) != value for name, value in about.items()):
         return {}, {}
     return content["measures"], content["heard"]
 
