@@ -24,7 +24,7 @@ from yue_cli.workbench import Workbench
 # Of two segments each. In stage 1 a segment gives one row of 2,048 tokens, in stage 2 every 6 s of a track do.
 SONGS = {"stage1": 8, "stage2": 1}
 MOST_ROWS = {"stage1": 16, "stage2": 20}
-SETTINGS: Flat = {"stage1.min_new_tokens": 1000}  # 10 s a segment, so that rows are filled
+SETTINGS: Flat = {"stage1.min_new_tokens": 2000}  # 20 s a segment, so that each fills a row
 
 
 @dataclass(frozen=True)
