@@ -173,6 +173,12 @@ def test_the_rows_that_were_begun_with_are_known_by_their_ids(place: Path) -> No
     assert calls(place)[0][0] == "embed"
 
 
+def test_files_of_a_run_that_was_cut_off_while_it_wrote_are_not_taken_for_its_own(place: Path) -> None:
+    (place / "made" / "output-00001-of-00002.safetensors").write_text("of more bits")
+    converted(place)
+    assert [path.name for path in (place / "made").iterdir()] == ["output.safetensors"]
+
+
 def test_a_cut_off_measurement_begins_anew() -> None:
     job = {"progress": "measure", "invalid": True, "last_module_idx": 5, "measurement": {}}
     converter.recover(job)
