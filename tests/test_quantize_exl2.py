@@ -97,6 +97,23 @@ def test_an_interrupted_conversion_is_kept(song: Path, toy: Path, converter: Con
     assert not work.exists()
 
 
+def test_another_format_takes_over_where_one_was_interrupted(song: Path, toy: Path, converter: Converter) -> None:
+    begun = Path(".copy.unfinished")
+    exl2 = ("quantize", toy, song, *BITS, "-o", "copy", "--stage", "stage1")
+    converter.is_interrupted = True
+    assert yue(*exl2).code == 130
+    done("quantize", toy, "--format", "native-4bit", "-o", "copy")
+    assert {path.name for path in Path("copy").glob("*.safetensors")} == {"model.safetensors"}
+    assert not Path("copy/work").exists()
+
+    Path("copy").rename(begun)
+    (begun / "progress.json").write_text("{}")
+    converter.is_interrupted = False
+    done(*exl2)
+    assert all(path.name.startswith("output") for path in Path("copy").glob("*.safetensors"))
+    assert not Path("copy/progress.json").exists()
+
+
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the toy sing little."""

@@ -56,6 +56,8 @@ def make(singer: Singer, songs: Sequence[Path], *, bits: float, head_bits: int |
     with quantize.built(folder) as building:
         began = time.perf_counter()
         work = building / "work"
+        for other in (*building.glob("model*.safetensors"), building / quantize.PROGRESS_FILE):  # of another format
+            other.unlink(missing_ok=True)
         try:
             engines.converter(EXL2).convert(
                 original.path, building, work, rows, bits=bits, head_bits=chosen["head_bits"], emit=emit
