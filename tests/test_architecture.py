@@ -48,6 +48,7 @@ LEVELS = [
         "pipeline",
         "quantize",
         "replay",
+        "calibration",
         "quantize_exl2",
         "plot",
         "doctor",
