@@ -66,7 +66,7 @@ def main(
     recipe = PRESETS[preset].singing if stage == "stage1" else PRESETS[preset].filling
     waited = (time.monotonic() - began) / 60
     reached = train(student, recipe, run / stage, minutes - waited, within=within - waited)
-    write_model(run / "checkpoint" / stage, stage, student.model, text)
+    write_model(run / "checkpoint" / stage, stage, student.model, text, torch.float16)
     typer.echo(f"{stage}: step {reached}; {run / 'checkpoint' / stage}", err=True)
 
 
