@@ -1,5 +1,6 @@
 """The command line from end to end with the toy: exit codes, what is printed where, what is made and kept."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,11 @@ def test_verbose_tells_where_each_setting_comes_from(song):
     assert "setting  stage1.model = toy · preset demo\n" in told
     assert "setting  stage1.max_new_tokens = 8 · song.yaml\n" in told
     assert "setting  execution.rows = 2 · command line\n" in told
+
+
+def test_verbose_tells_how_long_the_codec_took_to_load(song):
+    told = done("decode", "song", "--force", "-v").err
+    assert re.search(r"^ *decode   toy on cpu in \d+\.\d s$", told, re.MULTILINE)
 
 
 def test_a_finished_run_is_one_object_for_programs(song):

@@ -16,7 +16,7 @@ from yue_cli.foreign import ForeignStage, part_strangers, take_in
 from yue_cli.stages import decode, reference
 from yue_cli.vocab import CODEBOOKS, FRAME_RATE
 from yue_cli.weights import ModelFolder
-from yue_cli.workbench import Order, Workbench
+from yue_cli.workbench import TITLES, Order, Workbench
 
 SOUNDS = ("mix", *TRACKS)
 CREDIT = "AI-generated with YuE by HKUST/M-A-P"
@@ -106,7 +106,10 @@ def make_audio(orders: Sequence[Order]) -> None:
         return
     bench = songs[0][0]
     model = bench.model("audio")
+    began = time.perf_counter()
     decoders = decode.open_codec(model.path, bench.device)
+    took = time.perf_counter() - began
+    bench.detail(TITLES["audio"], f"{model.name} on {bench.device} in {took:.1f} s")
     with machine.threads_for(decoders.weight_bytes):
         for bench, tokens in songs:
             with bench.trial():
