@@ -1,0 +1,194 @@
+"""Search the tiles of the native engine's kernels on a GPU: what `yue_cli/engines/native/tiles.py` should say.
+
+    python -m benchmarks.tile_search [products] [attention] [--kinds plain native-8bit] [--rows 2 20] [--step]
+
+Many processes compile, and one times, one candidate after the other: compiling takes most of the time. Prints one JSON
+object a line: the table's choice, the best candidates, and with the best one what the chain of launches and fetching
+ahead are worth. --step then times whole steps with the table and with the best that were found. While later cases are
+compiled, their candidates are launched once each, beside what is timed: look at a close race twice.
+"""
+
+import argparse
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import ExitStack, suppress
+from functools import partial
+from multiprocessing import get_context
+from typing import Any
+from unittest.mock import patch
+
+import torch
+
+from benchmarks.kernel_cases import (
+    BF16,
+    KINDS,
+    Attention,
+    Prepared,
+    Product,
+    attention_cases,
+    facts,
+    product_cases,
+)
+from benchmarks.kernels import COPIES, graph_us, tell, time_step
+from yue_cli.engines.native import chain, tiles
+from yue_cli.engines.native.formats import GROUP
+from yue_cli.engines.native.quantized import CLASSES
+from yue_cli.models import FOUR_BIT
+
+Case = Product | Attention
+PARTS = 3  # processes that compile the candidates of one case
+TIMES = 8  # that a graph is played for each
+SHARED_BYTES = 200_000  # shared memory of one program, at most
+LEAST_PROGRAMS = 30  # of a product: fewer leave most of a GPU idle
+MOST_BYTES = 65_536  # of a weight, in one program's hands at once
+AHEAD = (128, 512, 1024, 4096)  # bytes of a row
+STEPS = {"stage1": 4000, "stage2": 1500}  # ids that are there
+TOLD = 5
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="*", default=["products", "attention"], help="products, attention or both")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
+    parser.add_argument("--rows", nargs="+", type=int, default=[2, 20, 40])
+    parser.add_argument("--caches", nargs="+", choices=["auto", "int8"], default=["auto", "int8"])
+    parser.add_argument("--processes", type=int, default=14)
+    parser.add_argument("--limit", type=float, default=240.0, help="seconds, after which no case begins")
+    parser.add_argument("--step", action="store_true", help="time whole steps with the best, too")
+    asked = parser.parse_args()
+    cases: list[Case] = []
+    if "products" in asked.what:
+        cases += product_cases(asked.kinds, asked.rows)
+    if "attention" in asked.what:
+        cases += [case for case in attention_cases() if case.cache in asked.caches]
+    best = search(cases, asked.processes, asked.limit)
+    if asked.step:
+        for (stage, context), kind, cache in itertools.product(STEPS.items(), asked.kinds, asked.caches):
+            for found in ({}, best):
+                tell(tiles="the best found" if found else "the table's")
+                with torch.inference_mode(), taken(found, cache):
+                    time_step(stage, kind, cache, "kernels", context)
+
+
+def search(cases: Sequence[Case], processes: int, limit_s: float) -> dict[Case, Any]:
+    """Find the best Tile or Cut of each case; those that the time was too short for are left out."""
+    began, best = time.perf_counter(), {}
+    pool = ProcessPoolExecutor(processes, get_context("spawn"))
+    known = {case: candidates(case) for case in cases}
+    compiling: dict[Case, list[Future[None]]] = {
+        case: [pool.submit(compile_all, case, tried[part::PARTS]) for part in range(PARTS)]
+        for case, tried in known.items()
+    }
+    for case, parts in compiling.items():
+        if time.perf_counter() - began > limit_s:
+            tell(**facts(case), by="nothing: the time was over")
+            continue
+        for part in parts:
+            part.result()
+        with torch.inference_mode():
+            best[case] = best_of(case, known[case])
+    pool.shutdown(cancel_futures=True)
+    tell(searched=len(best), seconds=round(time.perf_counter() - began))
+    return best
+
+
+def compile_all(case: Case, tried: Sequence[Any]) -> None:
+    """Compile candidates, into Triton's cache on disk, by launching each once. Runs in a process of its own."""
+    with torch.inference_mode():
+        prepared = case.prepare(1)
+        for candidate in tried:
+            with suppress(Exception):  # which the process that times tells
+                prepared.launch(candidate)
+    torch.cuda.synchronize()
+
+
+def best_of(case: Case, tried: Sequence[Any]) -> Any:
+    """Time every candidate of a case and tell the fastest."""
+    prepared = case.prepare(COPIES)
+    found = []
+    for candidate in [prepared.table, *(each for each in tried if each != prepared.table)]:
+        try:
+            found.append((time_us(partial(prepared.launch, candidate)), candidate))
+        except Exception as error:  # too much shared memory for this GPU, or no such instruction
+            tell(**facts(case), by=str(candidate), error=str(error)[:100])
+
+    def tell_time(us: float, by: str) -> None:
+        tell(**facts(case), by=by, us=round(us, 2), tb_s=round(prepared.read_bytes / us / 1e6, 2))
+
+    if prepared.by_library is not None:
+        tell_time(time_us(prepared.by_library), prepared.library)
+    for us, candidate in found:
+        if candidate == prepared.table:
+            tell_time(us, f"table: {candidate}")
+    found.sort(key=lambda pair: pair[0])
+    for us, candidate in found[:TOLD]:
+        tell_time(us, str(candidate))
+    tell_time(found[-1][0], f"the slowest of {len(found)}")
+    for how, us in variants(prepared, found[0][1], isinstance(case, Product)).items():
+        tell_time(us, f"{found[0][1]}, {how}")
+    return found[0][1]
+
+
+def time_us(calls: Callable[[], object]) -> float:
+    return graph_us(calls, TIMES) / COPIES
+
+
+def variants(prepared: Prepared, candidate: Any, fetches: bool) -> dict[str, float]:
+    """Time a candidate without the chain, and with other amounts fetched ahead where weights are."""
+    launch, found = partial(prepared.launch, candidate), {}
+    with patch.object(chain, "link", lambda device: {"CHAINED": False}):
+        found["launched apart"] = time_us(launch)
+    for size in AHEAD if fetches else ():
+        # A power of two that is no longer than a row.
+        with patch.object(tiles, "ahead", lambda row, size=size: min(size, 1 << (row.bit_length() - 1))):
+            found[f"{size} bytes ahead"] = time_us(launch)
+    return found
+
+
+def candidates(case: Case) -> list[Any]:
+    """List what may be tried: what divides the matrix and fits into shared memory."""
+    if isinstance(case, Attention):
+        cuts = itertools.product((64, 128, 256, 512), (32, 64, 128), (2, 4, 8), (2, 3))
+        return [tiles.Cut(*cut) for cut in cuts if 1 <= cut[0] // cut[1] <= 8]
+    outs, inner, gated = case.shape
+    wide = 2 if gated else 1
+    if case.kind == "plain":
+        sizes = itertools.product((16, 32, 64, 128), (128, 256, 512), (4, 8), (3, 4, 5))
+        rows, value = tiles.padded(case.rows), BF16.itemsize
+    elif case.kind == FOUR_BIT:
+        sizes = itertools.product((16, 32, 64, 128), (GROUP,), (2, 4, 8), (3, 4, 6, 8))
+        rows, value = 2 * tiles.padded(case.rows, 8), 1
+    else:
+        sizes = itertools.product((16, 32, 64, 128), (128, 256, 512), (4, 8), (3, 4, 6))
+        rows, value = 2 * tiles.padded(case.rows, 8), 1
+    return [
+        tiles.Tile(out, depth, warps, stages)
+        for out, depth, warps, stages in sizes
+        if outs % out == 0 == inner % depth
+        and outs // out >= LEAST_PROGRAMS
+        and out * depth * value <= MOST_BYTES
+        and (out * wide + rows) * depth * value * stages <= SHARED_BYTES
+    ]
+
+
+def taken(best: dict[Case, Any], cache: str) -> ExitStack:
+    """Let the engine take what was found, where something was, until the context ends."""
+    find, cut = tiles.find, tiles.attention_cut
+    products: dict[tuple[Any, ...], tiles.Tile] = {}
+    cuts: dict[int, tiles.Cut] = {}
+    for case, found in best.items():
+        if isinstance(case, Product):
+            kind = torch.Tensor if case.kind == "plain" else CLASSES[case.kind]
+            products.setdefault((kind, *case.shape[:2], case.rows, case.shape[2]), found)
+        elif case.cache == cache:
+            cuts.setdefault(len(case.filled), found)
+    stack = ExitStack()
+    stack.enter_context(patch.object(tiles, "find", lambda *asked: products.get(asked[:-1]) or find(*asked)))
+    stack.enter_context(patch.object(tiles, "attention_cut", lambda rows, hopper: cuts.get(rows) or cut(rows, hopper)))
+    return stack
+
+
+if __name__ == "__main__":
+    main()
