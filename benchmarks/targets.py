@@ -23,7 +23,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from yue_cli import bench
+from yue_cli import bench, timings
 from yue_cli.events import Event, Note
 from yue_cli.settings import Layer, combine, resolve
 from yue_cli.vocab import FRAME_RATE, WINDOW_FRAMES
@@ -284,7 +284,7 @@ def points_of(part: Figures) -> list[tuple[int, float]]:
 def mean_token_ms(token_s: list[tuple[int, float]]) -> float:
     """Compute the mean of a song of 60 s from a few contexts."""
     tokens = round(SONG_S * 2 * FRAME_RATE)
-    return 1000 * bench.singing_s(token_s, bench.segment_starts(tokens, tokens * 2)) / tokens
+    return 1000 * timings.singing_s(token_s, timings.segment_starts(tokens, tokens * 2)) / tokens
 
 
 def cell(value: float | None) -> str:

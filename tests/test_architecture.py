@@ -29,6 +29,8 @@ LEVELS = [
         "model_card",
         "weights",
         "speeds",
+        "timings",
+        "stopwatch",
     ],
     ["prompt"],
     ["sampling", "comparison", "mixing"],

@@ -7,8 +7,9 @@ import torch
 
 from tests.command_line import done, refused, yue
 from tests.tiny_llama import CONFIG
-from yue_cli import bench, engines, machine, models, speeds
-from yue_cli.bench import extend, segment_starts
+from yue_cli import bench, engines, machine, models, speeds, stopwatch
+from yue_cli.stopwatch import Enough, Watch
+from yue_cli.timings import extend, segment_starts
 
 TOY = ["--set", "stage1.model=toy", "--set", "stage2.model=toy", "--set", "decode.codec=toy"]
 SMALL = CONFIG | {"hidden_size": 64, "intermediate_size": 96, "vocab_size": 58_000, "num_hidden_layers": 4}
@@ -152,9 +153,9 @@ def test_layers_that_were_not_timed_take_as_long_as_those_that_were() -> None:
 
 def test_a_loop_is_stopped_when_its_speed_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter([0.0, 1.0, 1.5, 2.0, 2.5])
-    monkeypatch.setattr(bench.time, "perf_counter", lambda: next(times))
-    watch = bench._Watch(enough_s=1.0)
-    with pytest.raises(bench._Enough):
+    monkeypatch.setattr(stopwatch.time, "perf_counter", lambda: next(times))
+    watch = Watch(enough_s=1.0)
+    with pytest.raises(Enough):
         for done_by_now in (2, 4, 6, 8):
             watch.hear(done_by_now)
     assert watch.unit_s == pytest.approx(0.25)

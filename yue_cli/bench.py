@@ -8,11 +8,10 @@ import json
 import math
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,120 +19,37 @@ import numpy as np
 from yue_cli import engines, machine, models, seats
 from yue_cli.engines.base import Engine
 from yue_cli.errors import EngineError
-from yue_cli.events import Emit, Event, Note, Progress
+from yue_cli.events import Emit, Note
 from yue_cli.generation import fill_frames
 from yue_cli.prompt import Prompts
 from yue_cli.settings import Settings, flatten
-from yue_cli.speeds import Measured, interpolate
 from yue_cli.stages import decode, stage1, stage2
+from yue_cli.stopwatch import Enough, Watch
+from yue_cli.timings import (
+    SEGMENT_TOKENS,
+    DecodeResult,
+    Model,
+    Point,
+    Report,
+    Stage1Result,
+    Stage2Result,
+    extend,
+    segment_starts,
+    singing_s,
+)
 from yue_cli.vocab import CODEBOOKS, FRAME_RATE, WINDOW_FRAMES, Vocabulary
 from yue_cli.weights import Library
 
 STAGES = ("stage1", "stage2", "decode")
-SEGMENT_TOKENS = 3000  # the longest segment: 30 s
-PROMPT_TOKENS, NEXT_PROMPT_TOKENS = 800, 100  # before the first segment of a usual song, and before each later one
 CONTEXTS = (1000, 4000, 7000, 10_000, 13_000, 16_000)  # tokens, at which stage 1 is timed
 _CPU_CONTEXTS = (512,)
-_TOKENS = 600  # timed at a context, or fewer:
-_ENOUGH_S, _LEAST = 2.0, 3  # so long, but so many of them at least
+_TOKENS = 600  # timed at a context, or those that are sung in
+_ENOUGH_S = 2.0  # seconds
 _WARM_UP_CONTEXT, _WARM_UP_TOKENS, _WARM_UP_FRAMES = 16, 40, 24  # graphs are recorded and kernels chosen in these
 _CPU_WEIGHTS = 1_500_000_000  # bytes: of larger models only a part is timed on a CPU, …
 _CPU_LAYERS = (1, 2)  # … with so many of their layers
 _CPU_ROWS, _CPU_FILLED = 4, WINDOW_FRAMES // 2  # the middle of a window stands for all of it
 _CPU_MUSIC_S = 6.0  # of music that is decoded
-
-
-@dataclass(frozen=True)
-class Model:
-    """What was timed. On a CPU it may have been a part."""
-
-    name: str
-    is_synthetic: bool  # its weights were made up
-    weight_bytes: int  # of all of it
-    timed_layers: tuple[int, ...] | None  # None: all
-
-
-@dataclass(frozen=True)
-class Point:
-    context: int
-    token_s: float  # for one more token of every song
-    read_s: float  # for reading that much, for every song
-
-
-@dataclass(frozen=True)
-class Stage1Result:
-    model: Model
-    rows: int
-    open_s: float
-    first_s: float  # for the first few tokens: kernels are chosen, graphs recorded
-    points: tuple[Point, ...]
-    tokens: int  # of each song
-    token_s: float  # mean of the song; computed
-    seconds: float  # for all songs; computed
-    memory_bytes: int
-    peak_bytes: int | None
-
-
-@dataclass(frozen=True)
-class Stage2Result:
-    model: Model
-    rows: int
-    windows: int
-    open_s: float
-    first_s: float
-    frames: int  # that were timed
-    window_s: float  # for all frames of a batch of windows
-    seconds: float  # for all windows
-    memory_bytes: int
-    peak_bytes: int | None
-
-
-@dataclass(frozen=True)
-class DecodeResult:
-    model: Model
-    open_s: float
-    first_s: float
-    music_s: float  # that was decoded
-    decode_s: float  # for a second of music
-    seconds: float  # for all songs
-    peak_bytes: int | None
-
-
-@dataclass(frozen=True)
-class Report:
-    device: str
-    hardware: str
-    engine: str
-    dtype: str
-    songs: int
-    music_s: float  # of each song
-    date: str
-    versions: dict[str, str]
-    stage1: Stage1Result | None
-    stage2: Stage2Result | None
-    decode: DecodeResult | None
-
-    @property
-    def seconds(self) -> float | None:
-        """The time for all songs, loading apart; None where a stage was not timed."""
-        parts = [self.stage1, self.stage2, self.decode]
-        return None if None in parts else sum(part.seconds for part in parts if part is not None)
-
-    def speeds(self) -> list[Measured]:
-        """List what is worth remembering: what one song takes."""
-        if self.songs != 1:
-            return []
-        found = []
-        about = partial(Measured, self.hardware, versions=self.versions, date=self.date)
-        if self.stage1 is not None:
-            points = tuple((point.context, point.token_s) for point in self.stage1.points)
-            found.append(_of(self.stage1.model, partial(about, "stage1", token_s=points)))
-        if self.stage2 is not None:
-            rows, window_s = self.stage2.rows, self.stage2.window_s
-            found.append(_of(self.stage2.model, partial(about, "stage2", rows=rows, window_s=window_s)))
-        if self.decode is not None:
-            found.append(_of(self.decode.model, partial(about, "decode", decode_s=self.decode.decode_s)))
-        return found
 
 
 def measure(
@@ -166,75 +82,6 @@ def measure(
             stage2=bench.stage2() if "stage2" in stages else None,
             decode=bench.decode() if "decode" in stages else None,
         )
-
-
-def segment_starts(tokens: int, limit: int) -> list[tuple[int, int]]:
-    """Tell of every segment of a song how long its prompt is and how many tokens it has.
-
-    limit: of a prompt; beyond it the oldest segments are left out.
-    """
-    found, context = [], PROMPT_TOKENS
-    for done in range(0, tokens, SEGMENT_TOKENS):
-        while context > max(limit, PROMPT_TOKENS):
-            context -= SEGMENT_TOKENS + NEXT_PROMPT_TOKENS
-        count = min(SEGMENT_TOKENS, tokens - done)
-        found.append((context, count))
-        context += count + NEXT_PROMPT_TOKENS
-    return found
-
-
-def singing_s(token_s: Sequence[tuple[int, float]], starts: Sequence[tuple[int, int]]) -> float:
-    """Compute how long the tokens of a song's segments take. token_s: context, seconds for one more token there."""
-    return sum(count * interpolate(token_s, start + count / 2) for start, count in starts)
-
-
-def extend(times: dict[int, float], layers: int) -> float:
-    """Compute the time of `layers` layers from that of one or two numbers of them."""
-    (few, short), *more = sorted(times.items())
-    if not more:
-        return short
-    many, long = more[-1]
-    return short + (long - short) / (many - few) * (layers - few)
-
-
-class _Enough(Exception):
-    """Enough was heard to know the speed."""
-
-
-class _Watch:
-    """Looks at the clock whenever a loop says how far it is; stops the loop when that tells enough."""
-
-    def __init__(self, enough_s: float = math.inf) -> None:
-        self._enough_s = enough_s
-        self._began = time.perf_counter()
-        self._marks: list[tuple[int, float]] = []
-
-    def hear(self, done: int) -> None:
-        now = time.perf_counter()
-        self._marks.append((done, now))
-        if len(self._marks) > _LEAST and now - self._marks[0][1] >= self._enough_s:
-            raise _Enough
-
-    def hear_event(self, event: Event) -> None:
-        if isinstance(event, Progress):
-            self.hear(event.done)
-
-    @property
-    def done(self) -> int:
-        return self._marks[-1][0]
-
-    @property
-    def unit_s(self) -> float:
-        """Seconds for one unit, from the first that was heard of to the last."""
-        (first, began), (last, ended) = self._marks[0], self._marks[-1]
-        assert last > first, "a loop that was over before it could be timed"
-        return (ended - began) / (last - first)
-
-    @property
-    def before_s(self) -> float:
-        """Seconds before the first unit."""
-        done, at = self._marks[0]
-        return max(0.0, at - self._began - done * self.unit_s)
 
 
 @dataclass(frozen=True)
@@ -334,9 +181,9 @@ class _Bench:
         )
         dealt = seats.deal(self.songs, seats.ladder_step(self.songs))
         tasks = [stage1.Task(prompts, seeds=[song], seats=[seat]) for song, seat in enumerate(dealt)]
-        watch = _Watch(_ENOUGH_S)
+        watch = Watch(_ENOUGH_S)
         sung = stage1.generate(engine, vocabulary, tasks, settings=settings, rules="yue", emit=watch.hear_event)
-        with suppress(_Enough):
+        with suppress(Enough):
             next(sung)
         read_s = watch.before_s
         if not self.is_cpu:  # there, graphs were recorded before the first tokens, too
@@ -395,10 +242,10 @@ class _Bench:
         coarse = self._codes(vocabulary, rows * WINDOW_FRAMES).reshape(rows, WINDOW_FRAMES)
         prompts = np.stack([stage2.window_prompt(vocabulary, row) for row in coarse])
 
-        def fill(filled: int, frames: int, enough_s: float) -> _Watch:
+        def fill(filled: int, frames: int, enough_s: float) -> Watch:
             known = self._codes(vocabulary, rows * filled * CODEBOOKS).reshape(rows, -1)
-            watch = _Watch(enough_s)
-            with suppress(_Enough):
+            watch = Watch(enough_s)
+            with suppress(Enough):
                 given = coarse[:, filled : filled + frames]
                 fill_frames(engine, np.concatenate([prompts, known], axis=1), given, choices, heard=watch.hear)
             return watch
@@ -544,7 +391,3 @@ class _Bench:
         """Draw ids of codebook 0: what the model reads does not change its speed."""
         coarse = vocabulary.codebook(0)
         return self.random.integers(coarse.start, coarse.stop, count, dtype=np.int64)
-
-
-def _of(model: Model, measured: Callable[..., Measured]) -> Measured:
-    return measured(weight_bytes=model.weight_bytes, is_computed=model.timed_layers is not None)

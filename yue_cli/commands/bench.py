@@ -13,7 +13,7 @@ from yue_cli.commands.request import home
 from yue_cli.settings import Layer, combine, parse_assignments, resolve
 
 if TYPE_CHECKING:
-    from yue_cli.bench import DecodeResult, Model, Report, Stage1Result, Stage2Result
+    from yue_cli.timings import DecodeResult, Model, Report, Stage1Result, Stage2Result
 
 WIDTH = 9  # of the first column
 
