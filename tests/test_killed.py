@@ -20,8 +20,9 @@ FOLLOW = ["--vocal", SOUNDS[0], "--instrumental", SOUNDS[1]]
 TAKES = ["--takes", "2"]
 LYRICS = "[verse]\nOne small light in the rain\n\n[chorus]\nCome home again\n"
 
-# Runs the real command and kills itself: before the N-th operation on a file of the song, or the N-th step of an
-# engine. File operations are seen by Python's audit hook and steps are only counted: the product does its own work.
+# Runs the real command and kills itself: before the N-th operation on a file of the song, before the N-th step of an
+# engine, amid the N-th language model that is loaded, or amid the codec. File operations are seen by Python's audit
+# hook, steps and tensors are only counted: the product does its own work.
 DRIVER = textwrap.dedent(
     """
     import os, signal, sys
@@ -40,7 +41,9 @@ DRIVER = textwrap.dedent(
                 if mode == "operation" and len(seen) == int(limit):
                     kill()
 
+    from xcodec_mini_infer import checkpoint
     from yue_cli.engines.native.engine import NativeEngine
+    from yue_cli.engines.native.loader import Loader
     from yue_cli.main import execute
 
     steps, step = 0, NativeEngine.step
@@ -52,7 +55,28 @@ DRIVER = textwrap.dedent(
             kill()
         return step(*arguments)
 
+    loads = reads = 0
+    load, read_into, load_vocoder = Loader.load, Loader.read_into, checkpoint.load_vocoder
+
+    def counted_load(*arguments):
+        global loads, reads
+        loads, reads = loads + 1, 0
+        return load(*arguments)
+
+    def counted_read_into(*arguments, **more):
+        global reads
+        reads += 1
+        if mode == "load" and loads == int(limit) and reads == 5:
+            kill()
+        return read_into(*arguments, **more)
+
+    def load_no_vocoder(*arguments):
+        if mode == "codec":
+            kill()
+        return load_vocoder(*arguments)
+
     NativeEngine.step = counted_step
+    Loader.load, Loader.read_into, checkpoint.load_vocoder = counted_load, counted_read_into, load_no_vocoder
     sys.addaudithook(watch)
     code = execute(arguments)
     print("operations:", *seen)
@@ -193,3 +217,20 @@ def test_killed_while_takes_are_made_together(songs):
         killed = songs.run("takes-again", "step", steps, more=TAKES)
         assert killed.returncode == -signal.SIGKILL, f"not killed at step {steps}: {killed.stderr}"
     assert_same_song(songs, "takes-again", expected, TAKES)
+
+
+@pytest.mark.slow
+def test_killed_while_models_are_loaded(songs, undisturbed):
+    contents, _ = undisturbed
+    # Stage 1; then stage 1 is loaded and sings, and stage 2 is loaded; then that is loaded and ends, and the codec is.
+    for mode, number, there in (
+        ("load", 1, {"song.yaml"}),
+        ("load", 2, {"song.yaml", "stage1/manifest.json"}),
+        ("codec", 1, {"song.yaml", "stage1/manifest.json", "stage2/manifest.json"}),
+    ):
+        killed = songs.run("loading", mode, number)
+        assert killed.returncode == -signal.SIGKILL, f"not killed in {mode} {number}: {killed.stderr}"
+        kept = songs.contents("loading")
+        assert {file for file in kept if file == "song.yaml" or file.endswith("manifest.json")} == there
+        assert not [file for file in kept if ".writing-" in file]
+    assert_same_song(songs, "loading", contents)
