@@ -9,6 +9,7 @@ from training.language.rows import (
     CURRICULUM_STEPS,
     Noise,
     Row,
+    _draw_runs,
     draw_line,
     draw_song_row,
     draw_window_row,
@@ -183,3 +184,19 @@ def test_words_of_which_nothing_is_left_out_are_whole(text: str) -> None:
     broken = BrokenTokenizer(FOLDER / TOKENIZER_FILE, VOCABULARY)
     broken.left_out = 0.0
     assert broken.encode(text) == TOKENIZER.encode(text)
+
+
+def test_a_hidden_voice_is_asked_for_and_not_read(song: CodedSong) -> None:
+    clean = make_song_row(song)
+    rows = [make_song_row(song, hidden=0.5, dice=dice(seed)) for seed in range(20)]
+    changed = np.concatenate([np.flatnonzero(row.ids != clean.ids) for row in rows])
+    assert all(np.array_equal(row.answers, clean.answers) for row in rows)
+    assert {int(id) for row in rows for id in row.ids[row.ids != clean.ids]} == {VOCABULARY.specials["<EOD>"]}
+    assert np.isin(clean.ids[changed] - VOCABULARY.codebook_start, song.vocal[0]).all()
+    assert 600 < len(changed) < 1400, "half of a hundred frames in twenty rows"
+
+
+def test_hidden_frames_come_in_runs() -> None:
+    marked = np.concatenate([_draw_runs(500, 0.4, dice(seed)) for seed in range(20)])
+    assert 0.3 < marked.mean() < 0.5
+    assert np.abs(np.diff(marked.astype(int))).sum() < 600

@@ -17,6 +17,7 @@ from training.language.songs import Shelf, write_shard
 from training.language.students import LanguageStudent, only_book, only_track
 from training.language.text import learn
 from training.loop import Run, train
+from yue_cli.atomic import TEMPORARY_PREFIX
 from yue_cli.engines import open_engine
 from yue_cli.vocab import Vocabulary
 
@@ -167,3 +168,9 @@ def test_a_batch_is_full_to_the_last_id() -> None:
     packed = draw_batch(lambda step, dice: row, [np.arange(7)], 17, 0, 0)
     assert len(packed.ids) == 17
     assert packed.bounds.tolist() == [0, 7, 14, 17]
+
+
+def test_a_shard_that_is_being_written_is_left_alone(tmp_path: Path) -> None:
+    write_songs(tmp_path)
+    (tmp_path / "train" / f"{TEMPORARY_PREFIX}x.npz").write_bytes(b"PK")
+    assert len(Shelf(tmp_path, "train").songs()) == 4
