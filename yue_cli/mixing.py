@@ -74,9 +74,7 @@ def replace_low(
     count = min(Resampler(SAMPLE_RATE, VOCODER_SAMPLE_RATE).length(low.shape[1]), high.shape[1])
     result = np.empty((len(low), count), np.float32) if out is None else out
     joined = torch.from_numpy(result)
-    pairs = zip(
-        _filtered("low", _resampled(source, device)), _filtered("high", _blocks(target, device)), strict=False
-    )
+    pairs = zip(_filtered("low", _resampled(source, device)), _filtered("high", _blocks(target, device)), strict=False)
     for start, (low_band, high_band) in zip(range(0, count, _BLOCK), pairs, strict=False):
         size = min(_BLOCK, count - start)
         joined[:, start : start + size] = torch.add(high_band[:, :size], low_band[:, :size], alpha=gain)

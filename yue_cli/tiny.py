@@ -17,6 +17,7 @@ from yue_cli.atomic import storage_errors
 from yue_cli.resources import resource
 
 NAME = "tiny"
+ABOUT = "a toy trained on synthetic songs, to try the tool"  # stands in the manifest of what it makes
 SHIPPED = "checkpoints/tiny"
 STAGES = ("stage1", "stage2")
 _VERSION = 1  # of how the folder is made
@@ -67,7 +68,9 @@ def _expand(folder: Path) -> None:
     for name, tensor in stored.items():
         matrix, _, part = name.rpartition(".")
         if part == "values":
-            tensors[f"{matrix}.weight"] = tensor.float() * stored[f"{matrix}.scales"][:, None]  # see docs/quantization.md
+            tensors[f"{matrix}.weight"] = (
+                tensor.float() * stored[f"{matrix}.scales"][:, None]
+            )  # see docs/quantization.md
         elif part != "scales":
             tensors[name] = tensor.float()
     save_file(tensors, folder / "model.safetensors")

@@ -211,7 +211,8 @@ class Workbench:
             seed=self.request.song.seed,
             settings=flatten(self.settings),
             model={"name": model.name, "revision": model.revision}
-            | ({"format": model.format} if model.format is not None else {}),
+            | ({"format": model.format} if model.format is not None else {})
+            | ({"about": tiny.ABOUT} if model.name == tiny.NAME else {}),
             engine=engine,
             truncated=tuple(truncated),
             versions=machine.versions(),
