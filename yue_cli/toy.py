@@ -1,7 +1,7 @@
-"""The toy checkpoint, to try the tool without a model: random language models and a small codec that was trained.
+"""The toy checkpoint, on which every step can be tried in seconds: random language models and the tiny codec.
 
-The codec has learned a voice and a band; the models, of the real architecture, small, with seeded random weights,
-choose by chance what they say. The folder is made on first use, under a hash of its recipe.
+The models are of the real architecture, small, with seeded random weights: they choose by chance what they say. The
+folder is made on first use, under a hash of its recipe.
 """
 
 import hashlib

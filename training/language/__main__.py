@@ -43,7 +43,9 @@ def main(
     seed: Annotated[int, typer.Option(help="Of weights and batches.")] = 1,
     processes: Annotated[int, typer.Option(help="Processes that draw batches; 0 draws them in between.")] = 0,
     enough: Annotated[float, typer.Option(help="Begin when there are so many hours of songs.")] = 1.0,
-    begin: Annotated[Path | None, typer.Option(help="Folder of an earlier checkpoint of the stage, to start at.")] = None,
+    begin: Annotated[
+        Path | None, typer.Option(help="Folder of an earlier checkpoint of the stage, to start at.")
+    ] = None,
 ) -> None:
     """Train one stage and write its checkpoint."""
     if stage not in ("text", *STAGES) or preset not in PRESETS:

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from functools import cache
-from itertools import count, islice
+from itertools import count, islice, pairwise
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,7 +29,7 @@ from training.corpus.world import BAR
 from training.corpus.world import SAMPLE_RATE as CORPUS_RATE
 from training.language.songs import DONE_FILE, write_shard
 from xcodec_mini_infer import SAMPLE_RATE, checkpoint
-from xcodec_mini_infer.encoder import Encoder
+from xcodec_mini_infer.encoder import CHUNK_FRAMES, Encoder
 from xcodec_mini_infer.resample import resample
 from yue_cli.vocab import CODEBOOKS, FRAME_RATE
 
@@ -87,15 +87,13 @@ def describe(song: Song) -> dict[str, Any]:
     for section in song.sections:
         stop = start + section.bars * BAR * song.frames_per_sixteenth
         edges = np.linspace(start, stop, len(section.lines) + 1).astype(int).tolist()
-        lines.append([] if song.old_tune else [list(pair) for pair in zip(edges[:-1], edges[1:], strict=True)])
+        lines.append([] if song.old_tune else [list(pair) for pair in pairwise(edges)])
         spans.append([start, stop])
         start = stop
     return {"seed": song.seed, "genre": song.genre, "lyrics": song.lyrics, "spans": spans, "lines": lines}
 
 
-def _render(
-    pool: ProcessPoolExecutor, held_out: Iterator[int], seeds: Iterator[int], ahead: int
-) -> Iterator[Rendered]:
+def _render(pool: ProcessPoolExecutor, held_out: Iterator[int], seeds: Iterator[int], ahead: int) -> Iterator[Rendered]:
     """Render the songs of all seeds in their order, never more than `ahead` that nobody has taken."""
     waiting: deque[Future[Rendered]] = deque()
     for each in (held_out, seeds):
@@ -149,8 +147,8 @@ def _encode(encoder: Encoder, text: dict[str, Any], sound: np.ndarray) -> Render
     """Encode both tracks, uint16 [2, 8, T]."""
     device = encoder.fuse.weight.device
     wave = torch.from_numpy(sound).to(device).float() / _FULL
-    pieces = {"chunk_frames": WHOLE_SONG} if device.type == "cuda" else {}
-    codes = encoder.encode(wave, **pieces).to(torch.int32).cpu().numpy().astype(np.uint16)
+    chunk_frames = WHOLE_SONG if device.type == "cuda" else CHUNK_FRAMES
+    codes = encoder.encode(wave, chunk_frames).to(torch.int32).cpu().numpy().astype(np.uint16)
     frames = text["spans"][-1][1]
     assert codes.shape == (2, CODEBOOKS, frames), f"song {text['seed']}: {codes.shape} codes for {frames} frames"
     return text, codes

@@ -15,9 +15,7 @@ from yue_cli.vocab import CODEBOOKS, VOCABULARY_FILE, Vocabulary
 STAGES = ("stage1", "stage2")
 
 
-def write_model(
-    folder: Path, stage: str, model: LanguageModel, text: Path, dtype: torch.dtype = torch.float32
-) -> None:
+def write_model(folder: Path, stage: str, model: LanguageModel, text: Path, dtype: torch.dtype = torch.float32) -> None:
     """Write config.json, the weights and the text files of one stage.
 
     text: the folder of tokenizer.model and vocabulary.json.

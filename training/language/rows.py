@@ -14,9 +14,12 @@ from yue_cli import prompt
 from yue_cli.tokenizer import Tokenizer
 from yue_cli.vocab import CODEBOOKS, FRAME_RATE, WINDOW_FRAMES, Vocabulary
 
-# Of the rows of stage 1: those of a single line, at first and after CURRICULUM_STEPS; those that follow a reference;
-# those of one segment alone. The rest are songs with all their words, from any segment on.
-LINE_SHARES, CURRICULUM_STEPS = (0.8, 0.1), 1000
+# Of the rows of stage 1: those of a single line, and those whose voice is partly hidden, at first and after
+# CURRICULUM_STEPS; those that follow a reference; those of one segment alone. The rest are songs with all their words,
+# from any segment on.
+LINE_SHARES, HIDDEN_SHARES, CURRICULUM_STEPS = (0.8, 0.2), (0.8, 0.2), 3000
+HIDDEN = "<EOD>"  # stands for what is not read; nothing else of stage 1 uses it
+HIDDEN_FRAMES = 25  # what is hidden lasts so long on average
 REFERENCE_SHARE, FREE_SHARE = 0.1, 0.15
 FROM_START, FEW_SEGMENTS = 0.5, 0.5  # of the songs; the others begin later, or are sung as long as they fit
 REFERENCE_S = (3.0, 10.0)
@@ -90,11 +93,13 @@ def song_row(
     most: int | None = None,
     reference: prompt.Reference | None = None,
     noise: Noise | None = None,
+    hidden: float = 0.0,
     dice: np.random.Generator,
 ) -> Row:
     """Write a song as stage 1 will read and sing it: at most `most` whole segments, as many as `length` ids hold.
 
-    first: the segment that is the first one not forgotten, as in a context that was full.
+    first: the segment that is the first one not forgotten, as in a context that was full. hidden: the share of the
+    voice that is not read.
     """
     prompts = prompt.build(tokenizer, vocabulary, song.genre, song.sections, reference=reference)
     parts = [Row.given(prompts.head), Row.given(prompts.reference)]
@@ -103,7 +108,7 @@ def song_row(
         text = prompts.segments[number]
         if number == first > 0:
             text = text[len(prompts.end_of_segment) :]
-        sung = _segment(song, span, vocabulary, noise, dice)
+        sung = _segment(song, span, vocabulary, noise, dice, hidden)
         if sum(map(len, parts)) + len(text) + len(sung) > length:
             break
         parts += [Row.given(text), sung]
@@ -151,11 +156,15 @@ def draw_song_row(
     step: int,
     dice: np.random.Generator,
 ) -> Row:
-    """Draw a row of stage 1. Single lines come first: on them it is found out that words mean sounds."""
+    """Draw a row of stage 1. Single lines come first: on them it is found out that words mean sounds.
+
+    What was just sung tells nearly all of the next frame, the words hardly more; so the voice is hidden now and then.
+    """
     song = songs[int(dice.integers(len(songs)))]
     kind = dice.random()
-    early, late = LINE_SHARES
-    if dice.random() < early + (late - early) * min(step / CURRICULUM_STEPS, 1) and any(song.lines):
+    shares = (early + (late - early) * min(step / CURRICULUM_STEPS, 1) for early, late in (LINE_SHARES, HIDDEN_SHARES))
+    is_line, is_hidden = (dice.random() < share for share in shares)
+    if is_line and any(song.lines):
         song = draw_line(song, dice)
     if kind < FREE_SHARE:
         return free_row(song, int(dice.integers(len(song.spans))), vocabulary, noise=noise, dice=dice)
@@ -175,6 +184,7 @@ def draw_song_row(
         most=most,
         reference=reference,
         noise=noise,
+        hidden=dice.random() if is_hidden else 0.0,
         dice=dice,
     )
     return row if row.weights.any() else free_row(song, first, vocabulary, noise=noise, dice=dice)
@@ -206,7 +216,12 @@ def draw_window_row(
 
 
 def _segment(
-    song: CodedSong, span: range, vocabulary: Vocabulary, noise: Noise | None, dice: np.random.Generator
+    song: CodedSong,
+    span: range,
+    vocabulary: Vocabulary,
+    noise: Noise | None,
+    dice: np.random.Generator,
+    hidden: float = 0.0,
 ) -> Row:
     """Interleave a section's two tracks, the vocal first, and close it with end-of-audio."""
 
@@ -216,8 +231,18 @@ def _segment(
 
     tracks = [track[0, span.start : span.stop].astype(np.int64) for track in (song.vocal, song.instrumental)]
     answers = interleave(tracks)
-    ids = answers if noise is None else interleave([noise.spoil(track, dice) for track in tracks])
+    ids = interleave(tracks if noise is None else [noise.spoil(track, dice) for track in tracks])
+    if hidden:
+        ids[:-1:2][_draw_runs(len(span), hidden, dice)] = vocabulary.specials[HIDDEN]
     return Row(ids, answers, np.ones(len(ids), dtype=np.float32))
+
+
+def _draw_runs(frames: int, share: float, dice: np.random.Generator) -> np.ndarray:
+    """Mark about this share of frames, in runs: bool [frames]."""
+    pieces = max(round(frames / HIDDEN_FRAMES), 1)
+    edges = np.sort(dice.integers(0, frames, pieces))
+    marked = dice.random(pieces + 1) < share
+    return marked[np.searchsorted(edges, np.arange(frames), side="right")]
 
 
 def _draw_reference(song: CodedSong, span: range, dice: np.random.Generator) -> prompt.Reference:

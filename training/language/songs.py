@@ -73,7 +73,7 @@ class Shelf:
         now = time.monotonic()
         if now - self._looked >= _LOOK_EVERY_S:
             self._looked = now
-            for path in sorted((self._codes / self._split).glob("*.npz")):
+            for path in sorted((self._codes / self._split).glob("[0-9]*.npz")):
                 if path.name not in self._read:
                     self._read.add(path.name)
                     self._songs += _read_shard(path, self._books)

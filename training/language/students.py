@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
+from random import Random
 
 import numpy as np
-import sentencepiece
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -44,15 +44,14 @@ class Lessons:
 class SingingLessons(Lessons):
     def draws(self) -> Callable[[int], Packed]:
         shelf, vocabulary = Shelf(self.codes, "train", books=1), Vocabulary.read(self.text)
-        whole, broken = (
-            kind(self.text / TOKENIZER_FILE, vocabulary) for kind in (Tokenizer, BrokenTokenizer)
-        )
+        whole = Tokenizer(self.text / TOKENIZER_FILE, vocabulary)
+        broken = BrokenTokenizer(self.text / TOKENIZER_FILE, vocabulary)
 
         def draw(step: int, dice: np.random.Generator) -> Row:
-            tokenizer = whole
+            tokenizer: Tokenizer = whole
             if dice.random() < BROKEN_TEXTS:
                 tokenizer = broken
-                sentencepiece.set_random_generator_seed(int(dice.integers(2**31)))
+                broken.dice = Random(int(dice.integers(2**31)))
             return draw_song_row(shelf.songs(), tokenizer, vocabulary, self.length, self.noise, step, dice)
 
         return partial(draw_batch, draw, singing_groups(vocabulary), self.batch, self.seed)
