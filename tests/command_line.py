@@ -15,7 +15,7 @@ from yue_cli.project import STAGES
 
 GENRE = "slow folk"
 LYRICS = "[verse]\nOne light\n\n[chorus]\nCome home\n"
-SHORT = ["--preset", "demo", "--set", "stage1.min_new_tokens=8", "--set", "stage1.max_new_tokens=8"]
+SHORT = ["--preset", "toy", "--set", "stage1.min_new_tokens=8", "--set", "stage1.max_new_tokens=8"]
 SEED = 7
 
 

@@ -1,7 +1,8 @@
 """A stand-in for exllamav2's compiled extension: the functions that yue calls, on the CPU, as slow as they like.
 
 It is as strict as the real one about dtypes, shapes and memory, and like it changes what it is given: `make_q_matrix`
-leaves the packed values in another order, which only `make_q_matrix_split` and the product know how to read.
+leaves the packed values in another order, which only `make_q_matrix_split` and the product know how to read. Its
+product is as rough: partial sums in float16, added in any order.
 """
 
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from torch import Tensor
 from tests.exl2_reader import dequantize
 
 _SHUFFLED = 0x5A5A5A5A  # stands for the order that the kernels read
+_BLOCK = 32  # inputs that the product of few rows adds up in one go
 
 
 class ExtensionStandIn:
@@ -98,7 +100,7 @@ class ExtensionStandIn:
         assert (len(a), *matrix.shape) == (len(c), a.shape[1], c.shape[1])
         assert force_cuda
         self.calls += 1
-        c.copy_(a.float() @ matrix.float())
+        c.copy_(_add_up(a, matrix))
 
     def _reconstruct(self, q_handle: int, output: Tensor) -> None:
         matrix = self._matrices[q_handle]
@@ -106,6 +108,23 @@ class ExtensionStandIn:
         assert output.is_contiguous()
         assert output.shape == matrix.shape
         output.copy_(matrix)
+
+
+def _add_up(a: Tensor, matrix: Tensor) -> Tensor:
+    """Multiply as exllamav2's kernel for few rows: [m, in] by [in, out], every sum rounded to float16.
+
+    Even and odd inputs of a block have a sum each; blocks are added to the product as they come.
+    """
+    blocks, width = len(matrix) // _BLOCK, matrix.shape[1]
+    left = a.view(len(a), blocks, _BLOCK // 2, 2, 1).float()
+    right = matrix.view(blocks, _BLOCK // 2, 2, width).float()
+    sums = torch.zeros(len(a), blocks, 2, width, dtype=torch.float16)
+    for place in range(_BLOCK // 2):
+        sums = (sums + left[:, :, place] * right[:, place]).half()
+    total = torch.zeros(len(a), width, dtype=torch.float16)
+    for block in torch.randperm(blocks):
+        total += sums[:, block, 0] + sums[:, block, 1]
+    return total
 
 
 def _weights_of(matrix: dict[str, np.ndarray], width: int) -> Tensor:

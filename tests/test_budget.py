@@ -365,9 +365,9 @@ def test_another_compute_capability_may_mean_another_dtype(capability, dtype):
 
 def test_rows_honour_the_limit(tmp_path, home, place):
     """From the command line to the number of rows that stage 2 is made with."""
-    done("run", "song", "--preset", "demo", "--lyrics", "lyrics.txt", "--genre", "slow folk", "--dry-run")
+    done("run", "song", "--preset", "toy", "--lyrics", "lyrics.txt", "--genre", "slow folk", "--dry-run")
     Path("long.txt").write_text("[verse]\n" + "la " * 30 + "\n[chorus]\n" + "la " * 30)
-    options = ["--preset", "demo", "--lyrics", "long.txt", "--genre", "slow folk", "--json"]
+    options = ["--preset", "toy", "--lyrics", "long.txt", "--genre", "slow folk", "--json"]
     wide = done("plan", "song", *options).answer["stages"][1]["needs"]
     narrow = done("plan", "song", *options, "--set", "execution.memory_limit=0.016").answer["stages"][1]["needs"]
     assert (wide["rows"], narrow["rows"]) == (4, 1)
@@ -378,14 +378,14 @@ def test_rows_honour_the_limit(tmp_path, home, place):
 
 def test_a_plan_says_what_each_stage_needs_and_makes_nothing(place):
     before = contents(place)
-    outcome = done("plan", "song", "--preset", "demo", "--lyrics", "lyrics.txt", "--genre", "slow folk")
+    outcome = done("plan", "song", "--preset", "toy", "--lyrics", "lyrics.txt", "--genre", "slow folk")
     lines = outcome.out.splitlines()
     assert lines[0] == "stage1  would be made: missing (not made yet)"
     assert lines[1].startswith("        toy · 0.0 GB of weights, 0.0 GB of cache for 2 rows of ")
     assert [line for line in lines if line.startswith("device  this machine · float32 · ")]
     assert [line for line in lines if line.startswith("disk    2 MB for the song, ")]
     assert contents(place) == before
-    again = done("run", "song", "--dry-run", "--preset", "demo", *COMMAND[:4]).out.splitlines()
+    again = done("run", "song", "--dry-run", "--preset", "toy", *COMMAND[:4]).out.splitlines()
     measured = ("device", "disk")  # what is free changes between two looks
     assert [line for line in again if not line.startswith(measured)] == [
         line for line in lines if not line.startswith(measured)

@@ -19,7 +19,7 @@ def test_a_finished_run_answers_with_the_mix_and_tells_the_rest_on_stderr(place)
     outcome = done("run", "song", *SHORT, "--lyrics", "lyrics.txt", "--genre", GENRE, "--seed", SEED)
     assert outcome.out == f"{Path('song/audio/mix.wav')}\n"
     lines = outcome.err.splitlines()
-    assert lines[0].startswith("preset   demo · ")
+    assert lines[0].startswith("preset   toy · ")
     assert [line for line in lines if line.startswith("stage 1  1/2 verse · 0.1 s of music · 8 tokens in ")]
     assert [line for line in lines if line.startswith("decode   0.2 s of music")]
     assert lines[-1].startswith("done     0:00 of music")
@@ -56,7 +56,7 @@ def test_quiet_still_tells_errors(song):
 
 def test_verbose_tells_where_each_setting_comes_from(song):
     told = done("run", "song", "-v", "--set", "execution.rows=2").err
-    assert "setting  stage1.model = toy · preset demo\n" in told
+    assert "setting  stage1.model = toy · preset toy\n" in told
     assert "setting  stage1.max_new_tokens = 8 · song.yaml\n" in told
     assert "setting  execution.rows = 2 · command line\n" in told
 
@@ -259,7 +259,7 @@ def test_a_stage_alone_makes_no_other(place):
 @pytest.mark.parametrize(("command", "before"), [("stage2", "stage1"), ("decode", "stage2")])
 def test_a_stage_without_the_one_before_it_says_what_is_missing(place, command, before):
     (place / "song").mkdir()
-    text = refused(command, "song", "--preset", "demo")
+    text = refused(command, "song", "--preset", "toy")
     assert text == f"song/{before}/vocal.npy: is missing; `yue {before} song` makes it."
 
 

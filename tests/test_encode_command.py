@@ -15,7 +15,7 @@ from yue_cli.resources import resource
 
 VOCAL, INSTRUMENTAL = (str(resource(f"prompt_egs/{name}.ogg")) for name in ("vocal", "instrumental"))
 DUAL = ["--vocal", VOCAL, "--instrumental", INSTRUMENTAL]
-TOY = ["--preset", "demo"]
+TOY = ["--preset", "toy"]
 SHORT = [*TOY, "--set", "stage1.min_new_tokens=8", "--set", "stage1.max_new_tokens=8", "--seed", "7"]
 TEXTS = ["--lyrics", "lyrics.txt", "--genre", "slow folk"]
 

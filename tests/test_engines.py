@@ -29,6 +29,10 @@ LONG = 1100  # more than two of the native engine's prefill chunks
 #   rounded to 8 bits once more when they are multiplied.
 #   float16: every activation is rounded to 11 bits. Old GPUs and EXL2 weights compute in it.
 TOLERANCES = {torch.float32: (2e-4, 1e-4), torch.bfloat16: (0.4, 0.25), torch.float16: (0.06, 0.04)}
+# EXL2 weights times a few rows: exllamav2's kernel rounds every partial sum to 11 bits too and adds blocks of 32 to 64
+# inputs in any order. Followed on a CPU, that puts logits off by 0.009 on average (0.0045 where products are rounded
+# once) and the worst of two million by 0.11; a GPU gave 0.076 in one run of these tests.
+ROUGH = (0.2, 0.2)
 DTYPES = [torch.float32, torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.gpu)]
 
 # The forms of weights that each engine reads.

@@ -16,7 +16,7 @@ HERE = "a chip"
 STAGE1 = Measured(HERE, "stage1", 0, {}, "2026-01-02", token_s=((0, 0.01), (4000, 0.05)))
 STAGE2 = Measured(HERE, "stage2", 0, {}, "2026-01-02", rows=4, window_s=6.0)
 DECODE = Measured(HERE, "decode", 0, {}, "2026-01-02", decode_s=0.5)
-COMMAND = ["plan", "song", "--preset", "demo", "--lyrics", "lyrics.txt", "--genre", "slow folk"]
+COMMAND = ["plan", "song", "--preset", "toy", "--lyrics", "lyrics.txt", "--genre", "slow folk"]
 
 
 @pytest.fixture

@@ -50,9 +50,11 @@ PACKAGE = {
             return "completed"
     """,
     "conversion/optimize": """
-        from exllamav2.conversion.said import note
+        from exllamav2.conversion.said import note, status
         def optimize(job, save_fn, model):
             note(job, "choose", job["bits"], job["measurement"])
+            status("Optimizing", 0.0042)
+            status("Optimizing", 0.9)  # the last that it may say
             job["strategy"] = {"layer": 1}
     """,
     "conversion/quantize": """
@@ -123,8 +125,9 @@ def test_every_step_is_taken_with_the_rows_that_were_given(place: Path) -> None:
     assert [path.name for path in (place / "made").iterdir()] == ["output.safetensors"]
     assert not (place / "work").exists()
     modules = 2 * CONFIG["num_hidden_layers"] + 3
-    measured, quantized = [event for event in events if isinstance(event, Finished)]
+    measured, chosen, quantized = [event for event in events if isinstance(event, Finished)]
     assert (measured.topic, measured.label, measured.done) == ("quantize", "measuring layers", modules - 4)
+    assert (chosen.label, chosen.done, chosen.unit) == ("choosing bits", 215, "tries")
     assert (quantized.label, quantized.unit) == ("quantizing layers", "modules")
     assert Progress("quantize", "quantizing layers", 2, modules, "modules") in events
 
@@ -168,6 +171,12 @@ def test_the_rows_that_were_begun_with_are_known_by_their_ids(place: Path) -> No
     (place / "calls").unlink()
     converted(place, rows=ROWS + 1)
     assert calls(place)[0][0] == "embed"
+
+
+def test_files_of_a_run_that_was_cut_off_while_it_wrote_are_not_taken_for_its_own(place: Path) -> None:
+    (place / "made" / "output-00001-of-00002.safetensors").write_text("of more bits")
+    converted(place)
+    assert [path.name for path in (place / "made").iterdir()] == ["output.safetensors"]
 
 
 def test_a_cut_off_measurement_begins_anew() -> None:

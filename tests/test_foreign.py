@@ -76,7 +76,7 @@ def test_status_says_where_tokens_came_from_and_stages_go_on_from_them(place):
         ["audio", "missing", "not made yet"],
     ]
     before = contents(place / "song" / "stage1")
-    told = done("stage2", "song", "--preset", "demo").err
+    told = done("stage2", "song", "--preset", "toy").err
     done("decode", "song")
     assert "stage 1" not in told
     assert "its tokens were brought from" in done("run", "song").err
@@ -88,7 +88,7 @@ def test_finished_tokens_need_only_decoding(place):
     write_theirs(place / "out")
     done("import", "out", "song")
     before = contents(place / "song" / "stage2")
-    assert done("decode", "song", "--preset", "demo").out == "song/audio/mix.wav\n"
+    assert done("decode", "song", "--preset", "toy").out == "song/audio/mix.wav\n"
     assert contents(place / "song" / "stage2") == before
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from yue_cli.resources import resource
 
-COMMAND = ["run", "song", "--preset", "demo", "--genre", "slow folk", "--lyrics", "lyrics.txt", "--seed", "7", "-q"]
+COMMAND = ["run", "song", "--preset", "toy", "--genre", "slow folk", "--lyrics", "lyrics.txt", "--seed", "7", "-q"]
 COMMAND += ["--set", "stage1.min_new_tokens=60", "--set", "stage1.max_new_tokens=60", "--set", "execution.rows=2"]
 SOUNDS = [str(resource(f"prompt_egs/{name}.ogg")) for name in ("vocal", "instrumental")]
 FOLLOW = ["--vocal", SOUNDS[0], "--instrumental", SOUNDS[1]]

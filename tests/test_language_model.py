@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from training.language.model import LanguageModel, Size
+from training.language.model import LanguageModel, Packing, Size, attend_by_rows, choose_attention
 from yue_cli.engines import open_engine
 
 SIZE = Size(hidden=128, inner=192, layers=2, heads=2, key_value_heads=1, length=256)
@@ -23,26 +23,34 @@ def make() -> LanguageModel:
     return model
 
 
+def line_up(*lengths: int) -> Packing:
+    rows = np.repeat(np.arange(len(lengths)), lengths)
+    bounds = np.concatenate([[0], np.cumsum(lengths)])
+    positions = torch.from_numpy(np.arange(len(rows)) - bounds[rows])
+    return Packing(torch.from_numpy(rows), positions, torch.from_numpy(bounds.astype(np.int32)), max(lengths))
+
+
 def test_its_state_is_a_checkpoint_with_the_same_logits(tmp_path: Path) -> None:
     model = make()
     (tmp_path / "config.json").write_text(json.dumps(SIZE.config(VOCABULARY)))
     save_file(model.state_dict(), tmp_path / "model.safetensors")
     ids = np.random.default_rng(0).integers(0, VOCABULARY, 40)
     with torch.no_grad():
-        learned = model(torch.from_numpy(ids)[None], torch.ones(1, 40, dtype=torch.bool))
+        learned = model.lm_head(model(torch.from_numpy(ids), line_up(40)))
     engine = open_engine("native", tmp_path, rows=1, length=64, device=torch.device("cpu"), dtype=torch.float32)
     assert learned.std() > 1
     torch.testing.assert_close(engine.prefill([ids])[0], learned[-1], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(engine.prefill([ids[:25]])[0], learned[24], atol=1e-4, rtol=1e-4)
 
 
-def test_what_fills_a_row_up_is_not_seen() -> None:
+def test_packed_rows_do_not_see_each_other() -> None:
     model = make()
-    ids = torch.randint(0, VOCABULARY, (1, 30))
-    wanted = torch.zeros(1, 40, dtype=torch.bool)
-    wanted[0, 10:30] = True
+    ids = torch.randint(0, VOCABULARY, (60,))
     with torch.no_grad():
-        zeros = model(torch.cat([ids, torch.zeros(1, 10, dtype=torch.int64)], dim=1), wanted)
-        ones = model(torch.cat([ids, torch.ones(1, 10, dtype=torch.int64)], dim=1), wanted)
-    assert zeros.shape == (20, VOCABULARY)
-    assert torch.equal(zeros, ones)
+        together = model(ids, line_up(30, 10, 20))
+        alone = [model(part, line_up(len(part))) for part in ids.split([30, 10, 20])]
+    torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=1e-4)
+
+
+def test_a_cpu_attends_row_by_row() -> None:
+    assert choose_attention(torch.device("cpu"), torch.float32, 2, 64) is attend_by_rows

@@ -1,9 +1,23 @@
 """Rows to learn from: the product's prompts, the right answers, and mistakes where they belong."""
 
+from random import Random
+
 import numpy as np
 import pytest
 
-from training.language.rows import CodedSong, Noise, Row, draw_song_row, draw_window_row, free_row, song_row, window_row
+from training.language.rows import (
+    CURRICULUM_STEPS,
+    Noise,
+    Row,
+    _draw_runs,
+    draw_line,
+    draw_song_row,
+    draw_window_row,
+    free_row,
+    song_row,
+    window_row,
+)
+from training.language.songs import CodedSong
 from training.language.text import BrokenTokenizer
 from yue_cli import prompt
 from yue_cli.lyrics import parse
@@ -23,10 +37,11 @@ def dice(seed: int = 0) -> np.random.Generator:
 
 @pytest.fixture
 def song() -> CodedSong:
-    sections = parse("[verse]\nThe harbour lights\n[chorus]\nCarry me home\n", "song").sections
+    sections = parse("[verse]\nThe harbour lights\nAre fading low\n[chorus]\nCarry me home\n", "song").sections
     numbers = np.random.default_rng(7)
     tracks = [numbers.integers(0, 1024, (8, 100)) for _ in range(2)]
-    return CodedSong("folk calm", sections, (range(60), range(60, 100)), *tracks)
+    lines = ((range(30), range(30, 60)), (range(60, 100),))
+    return CodedSong("folk calm", sections, (range(60), range(60, 100)), lines, *tracks)
 
 
 def make_song_row(song: CodedSong, **more: object) -> Row:
@@ -52,6 +67,37 @@ def test_a_row_ends_with_the_last_segment_that_fits(song: CodedSong) -> None:
     shorter = make_song_row(song, length=len(whole) - 1)
     assert shorter.weights.sum() == 2 * 60 + 1
     assert np.array_equal(shorter.ids, whole.ids[: len(shorter)])
+
+
+def test_a_song_may_begin_later_as_if_the_context_had_been_full(song: CodedSong) -> None:
+    row = make_song_row(song, first=1, most=1)
+    prompts = prompt.build(TOKENIZER, VOCABULARY, song.genre, song.sections)
+    earlier = [np.array([VOCABULARY.end_of_audio])]
+    limit = prompts.needed_length(1, "drop_oldest")
+    begun = prompts.window(1, earlier, limit, "drop_oldest")
+    assert np.array_equal(row.ids[: len(begun)], begun)
+    assert row.weights.sum() == 2 * 40 + 1
+
+
+def test_a_line_is_a_song_of_its_own(song: CodedSong) -> None:
+    lines = {draw_line(song, dice(seed)).sections[0].text: draw_line(song, dice(seed)) for seed in range(30)}
+    assert set(lines) == {"The harbour lights", "Are fading low", "Carry me home"}
+    low = lines["Are fading low"]
+    assert (low.sections[0].tag, low.spans) == ("verse", (range(30, 60),))
+    row = make_song_row(low)
+    assert row.weights.sum() == 2 * 30 + 1
+    assert row.answers[row.weights > 0][0] == VOCABULARY.codebook_start + song.vocal[0, 30]
+
+
+def test_lines_come_first(song: CodedSong) -> None:
+    def count_answers(step: int) -> list[float]:
+        return [
+            draw_song_row([song], TOKENIZER, VOCABULARY, 4096, None, step, dice(seed)).weights.sum()
+            for seed in range(100)
+        ]
+
+    early, late = (sum(answers <= 81 for answers in count_answers(step)) for step in (0, CURRICULUM_STEPS))
+    assert early > late + 10
 
 
 def test_a_free_row_is_the_unconditional_row_of_guidance(song: CodedSong) -> None:
@@ -90,8 +136,12 @@ def test_a_mistake_in_a_window_is_the_same_in_its_prompt_and_its_frames(song: Co
 
 
 def test_drawn_rows_are_of_every_kind_and_repeat_with_their_seed(song: CodedSong) -> None:
-    rows = [draw_song_row([song], TOKENIZER, VOCABULARY, 4096, None, dice(seed)) for seed in range(60)]
-    again = [draw_song_row([song], TOKENIZER, VOCABULARY, 4096, None, dice(seed)) for seed in range(60)]
+    rows = [
+        draw_song_row([song], TOKENIZER, VOCABULARY, 4096, None, CURRICULUM_STEPS, dice(seed)) for seed in range(60)
+    ]
+    again = [
+        draw_song_row([song], TOKENIZER, VOCABULARY, 4096, None, CURRICULUM_STEPS, dice(seed)) for seed in range(60)
+    ]
     assert all(np.array_equal(row.ids, other.ids) for row, other in zip(rows, again, strict=True))
     free = sum(row.ids[0] == VOCABULARY.separator for row in rows)
     marker = TOKENIZER.encode("[start_of_reference]")
@@ -104,7 +154,7 @@ def test_drawn_rows_are_of_every_kind_and_repeat_with_their_seed(song: CodedSong
 
 def test_windows_are_mostly_whole_and_stay_inside_the_track() -> None:
     track = np.random.default_rng(0).integers(0, 1024, (8, 700))
-    song = CodedSong("", (), (), track, track)
+    song = CodedSong("", (), (), (), track, track)
     rows = [draw_window_row([song], VOCABULARY, None, 0.0, dice(seed)) for seed in range(80)]
     frames = [len(row) // 9 for row in rows]
     assert max(frames) == 300
@@ -112,10 +162,41 @@ def test_windows_are_mostly_whole_and_stay_inside_the_track() -> None:
     assert min(frames) >= 30
 
 
-def test_broken_words_decode_to_the_same_text() -> None:
+def test_broken_words_decode_to_the_same_text_and_repeat_with_their_seed() -> None:
     broken = BrokenTokenizer(FOLDER / TOKENIZER_FILE, VOCABULARY)
     text = "The harbour lights are fading low"
-    cuts = {tuple(broken.encode(text)) for _ in range(20)}
+
+    def cut(seed: int) -> tuple[int, ...]:
+        broken.dice = Random(seed)
+        return tuple(broken.encode(text))
+
+    cuts = {cut(seed) for seed in range(20)}
     assert len(cuts) > 5
+    assert cut(3) == cut(3)
     pieces = broken._pieces
-    assert {pieces.decode(list(cut)) for cut in cuts} == {text}
+    assert {pieces.decode(list(each)) for each in cuts} == {text}
+
+
+@pytest.mark.parametrize(
+    "text", ["The harbour lights", "[verse]\nCarry me home\n\n", "[Genre] folk  calm", "naïve", ""]
+)
+def test_words_of_which_nothing_is_left_out_are_whole(text: str) -> None:
+    broken = BrokenTokenizer(FOLDER / TOKENIZER_FILE, VOCABULARY)
+    broken.left_out = 0.0
+    assert broken.encode(text) == TOKENIZER.encode(text)
+
+
+def test_a_hidden_voice_is_asked_for_and_not_read(song: CodedSong) -> None:
+    clean = make_song_row(song)
+    rows = [make_song_row(song, hidden=0.5, dice=dice(seed)) for seed in range(20)]
+    changed = np.concatenate([np.flatnonzero(row.ids != clean.ids) for row in rows])
+    assert all(np.array_equal(row.answers, clean.answers) for row in rows)
+    assert {int(id) for row in rows for id in row.ids[row.ids != clean.ids]} == {VOCABULARY.specials["<EOD>"]}
+    assert np.isin(clean.ids[changed] - VOCABULARY.codebook_start, song.vocal[0]).all()
+    assert 600 < len(changed) < 1400, "half of a hundred frames in twenty rows"
+
+
+def test_hidden_frames_come_in_runs() -> None:
+    marked = np.concatenate([_draw_runs(500, 0.4, dice(seed)) for seed in range(20)])
+    assert 0.3 < marked.mean() < 0.5
+    assert np.abs(np.diff(marked.astype(int))).sum() < 600

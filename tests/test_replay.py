@@ -37,7 +37,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]
         (root / "lyrics.txt").write_text(LYRICS)
         limits = [f"--set=stage1.{limit}_new_tokens={SEGMENT}" for limit in ("min", "max")]
         texts = ["--genre", GENRE, "--lyrics", root / "lyrics.txt", "--seed", 7]
-        done("stage1", root / "song", *texts, "--preset", "demo", *limits)
+        done("stage1", root / "song", *texts, "--preset", "toy", *limits)
         done("stage2", root / "song")
         home = toy.make(root / "home")
         for stage in replay.STAGES:

@@ -16,6 +16,11 @@ from yue_cli.vocab import VOCABULARY_FILE
 ROOT = Path(__file__).parent.parent
 FILES = [
     *(f"checkpoints/tiny/codec/{name}" for name in ("config.json", CODEC_FILE, VOCAL_FILE, INSTRUMENTAL_FILE)),
+    *(
+        f"checkpoints/tiny/{stage}/{name}"
+        for stage in ("stage1", "stage2")
+        for name in ("config.json", "model.safetensors", TOKENIZER_FILE, VOCABULARY_FILE)
+    ),
     "configs/demo.yaml",
     "configs/original.yaml",
     "prompt_egs/lyrics.txt",

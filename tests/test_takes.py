@@ -150,7 +150,7 @@ def test_takes_share_the_codes_of_their_reference(place, monkeypatch):
     assert len(encoded) == 1
     codes = [Path(f"song/takes/0{number}/reference/vocal.npy").read_bytes() for number in (1, 2)]
     assert codes[0] == codes[1]
-    done("encode", "other", "--audio", sound, "--preset", "demo")
+    done("encode", "other", "--audio", sound, "--preset", "toy")
     encoded.clear()
     takes_of("other", 1)
     assert encoded == []
@@ -159,7 +159,7 @@ def test_takes_share_the_codes_of_their_reference(place, monkeypatch):
 
 
 def test_takes_of_a_song_without_words_are_refused(place):
-    assert refused("run", "song", "--takes", 2, "--preset", "demo", "--genre", GENRE) == (
+    assert refused("run", "song", "--takes", 2, "--preset", "toy", "--genre", GENRE) == (
         "song has no lyrics.txt yet: give --lyrics."
     )
 

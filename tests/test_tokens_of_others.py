@@ -17,7 +17,7 @@ def test_tokens_that_others_made_are_used_and_said_so(place, stage, dtype):
     for track in ("vocal", "instrumental"):
         np.save(folder / f"{track}.npy", np.arange(40, dtype=dtype).reshape(8, 5)[: 1 if stage == "stage1" else 8] * 9)
     before = contents(folder)
-    outcome = done("run", "song", "--preset", "demo")
+    outcome = done("run", "song", "--preset", "toy")
     title = "stage 1" if stage == "stage1" else "stage 2"
     assert f"{title}  is used as it is: its tokens were not written by this yue\n" in outcome.err
     assert contents(folder) == before
@@ -32,12 +32,12 @@ def test_tokens_of_others_cannot_be_sung_anew_without_words_and_stay(place):
     for track in ("vocal", "instrumental"):
         np.save(folder / f"{track}.npy", np.zeros((1, 4), np.int64))
     before = contents(place)
-    text = refused("run", "song", "--preset", "demo", "--force")
+    text = refused("run", "song", "--preset", "toy", "--force")
     assert text == "song has no lyrics.txt or no genre.txt: give --lyrics and --genre."
     assert {name: held for name, held in contents(place).items() if "song/stage1" in name} == {
         name: held for name, held in before.items() if "song/stage1" in name
     }
-    assert done("run", "song", "--dry-run", "--preset", "demo").out.startswith("stage1  stays: foreign")
+    assert done("run", "song", "--dry-run", "--preset", "toy").out.startswith("stage1  stays: foreign")
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_tokens_that_are_none_are_refused_and_stay(place, array, said):
     for track in ("vocal", "instrumental"):
         np.save(folder / f"{track}.npy", array)
     before = contents(folder)
-    text = refused("run", "song", "--preset", "demo")
+    text = refused("run", "song", "--preset", "toy")
     assert text == f"song/stage1/vocal.npy: {said}; `yue stage1 song --force` makes it anew."
     assert contents(folder) == before
 

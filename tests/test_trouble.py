@@ -366,7 +366,7 @@ def test_a_full_disk_loses_nothing_and_the_same_command_goes_on(finished_song, f
 
 
 def test_sections_that_are_not_sung_are_not_warned_of(place):
-    words = ["--lyrics", "-", "--genre", GENRE, "--preset", "demo", "--dry-run"]
+    words = ["--lyrics", "-", "--genre", GENRE, "--preset", "toy", "--dry-run"]
     text = f"[verse]\nla\n[hook]\n{'lo ' * 60}\n".encode()
     assert "sung as chorus" in done("run", *words, stdin=text).err
     assert "sung as chorus" not in done("run", *words, "--segments", "1", stdin=text).err
@@ -400,7 +400,7 @@ def test_presets_are_listed_and_shown(place):
     rows = done("presets").out.splitlines()
     assert [row.split()[0] for row in rows] == sorted(path.stem for path in resource("configs").glob("*.yaml"))
     shown = done("presets", "demo").out
-    assert ["stage1.model", "toy", "(this", "preset)"] in [row.split() for row in shown.splitlines()]
+    assert ["stage1.model", "tiny", "(this", "preset)"] in [row.split() for row in shown.splitlines()]
     assert done("presets", "original", "--json").answer["settings"]["seed"] == 42
     assert "demo" in done("presets", "--json").answer["presets"]
     assert refused("presets", "nonsense").startswith("there is no preset `nonsense`")

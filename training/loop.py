@@ -17,7 +17,6 @@ from yue_cli.atomic import write_atomic
 
 STATE_FILE = "state.pt"
 LOG_FILE = "log.jsonl"
-REPORT_STEPS = 200
 SAVE_SECONDS = 180.0
 LONGEST_GRADIENT = 1.0
 
@@ -33,6 +32,7 @@ class Run:
     decay: float = 0.4  # of the steps, the last, in which it falls to a twentieth
     betas: tuple[float, float] = (0.8, 0.99)  # of AdamW
     weight_decay: float = 0.0
+    report_steps: int = 200  # between looks at held-out songs
 
 
 class Student(nn.Module):
@@ -90,7 +90,7 @@ def train(
         step, counted = step + 1, counted + 1
         for name, value in (figures | {"loss": loss}).items():
             sums[name] = sums[name] + value.detach()
-        if step % REPORT_STEPS == 0 or is_last:
+        if step % run.report_steps == 0 or is_last:
             student.eval()
             held_out = {f"held_out_{name}": value for name, value in student.examine().items()}
             student.train()

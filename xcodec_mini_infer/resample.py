@@ -27,7 +27,7 @@ def resample(samples: Tensor, rate: int, new_rate: int) -> Tensor:
 class Resampler:
     """The filter from one rate to another: a few taps for each phase of the slower clock."""
 
-    def __init__(self, rate: int, new_rate: int) -> None:
+    def __init__(self, rate: int, new_rate: int, device: torch.device | None = None) -> None:
         divisor = gcd(rate, new_rate)
         self._old, self._new = rate // divisor, new_rate // divisor
         cutoff = _ROLL_OFF * min(self._old, self._new)
@@ -39,8 +39,9 @@ class Resampler:
         t = np.clip((old / self._old - phase) * cutoff, -_ZERO_CROSSINGS, _ZERO_CROSSINGS)
         window = np.cos(np.pi * t / (2 * _ZERO_CROSSINGS)) ** 2
         taps = cutoff / self._old * window * np.sinc(t)
-        self._first = torch.from_numpy(first[:, 0])  # [new]: a phase's first old sample
-        self._taps = torch.from_numpy(taps.astype(np.float32))  # [new, taps]
+        self._reach = int(first[0, 0]), int(first[-1, 0])
+        self._offsets = torch.from_numpy(first[:, 0] - first[0, 0]).to(device)  # [new]: of a phase's first old sample
+        self._taps = torch.from_numpy(taps.astype(np.float32)).to(device)  # [new, taps]
 
     def length(self, samples: int) -> int:
         """Tell how many samples `samples` old ones become."""
@@ -50,13 +51,13 @@ class Resampler:
         """Compute samples [start, stop) of the result, reading only what they need of float32 [C, N]."""
         first_period, stop_period = start // self._new, ceil(stop / self._new)
         taps = self._taps.shape[1]
-        begin = first_period * self._old + int(self._first[0])
-        end = (stop_period - 1) * self._old + int(self._first[-1]) + taps
+        begin = first_period * self._old + self._reach[0]
+        end = (stop_period - 1) * self._old + self._reach[1] + taps
         there = samples[:, max(begin, 0) : max(end, 0)]
         before = max(-begin, 0)
         padded = functional.pad(there, (before, end - begin - before - there.shape[1]))
-        periods = torch.arange(stop_period - first_period)[:, None] * self._old
-        positions = (periods + self._first - self._first[0]).flatten()
+        periods = torch.arange(stop_period - first_period, device=samples.device)[:, None] * self._old
+        positions = (periods + self._offsets).flatten()
         rows = padded.unfold(-1, taps, 1).index_select(1, positions)  # [C, periods * new, taps]
         result = rows.unflatten(1, (-1, self._new)).mul_(self._taps).sum(-1).flatten(1)
         skipped = first_period * self._new

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from xcodec_mini_infer import SAMPLE_RATE, VOCODER_SAMPLE_RATE
+from xcodec_mini_infer.precision import full_precision
 from xcodec_mini_infer.resample import Resampler
 
 LIMIT = 0.99  # of full scale
@@ -46,33 +47,39 @@ class BandFilter:
     As torchaudio's filters do, it clamps its output to ±1.
     """
 
-    def __init__(self, band: Band, channels: int) -> None:
-        self._taps = torch.from_numpy(_impulse_response(band)).flip(0)[None, None]  # [1, 1, taps]
-        self._past = torch.zeros(channels, _MEMORY - 1)
+    def __init__(self, band: Band, channels: int, device: torch.device | None = None) -> None:
+        self._taps = torch.from_numpy(_impulse_response(band)).flip(0)[None, None].to(device)  # [1, 1, taps]
+        self._past = torch.zeros(channels, _MEMORY - 1, device=device)
 
     def __call__(self, block: Tensor) -> Tensor:
         """Filter the next float32 [C, n] of a waveform."""
         heard = torch.cat([self._past, block], dim=-1)
         self._past = heard[:, heard.shape[-1] - _MEMORY + 1 :]
-        return functional.conv1d(heard[:, None], self._taps)[:, 0].clamp_(-1.0, 1.0)
+        with full_precision():
+            return functional.conv1d(heard[:, None], self._taps)[:, 0].clamp_(-1.0, 1.0)
 
 
-def replace_low(low: np.ndarray, high: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+def replace_low(
+    low: np.ndarray, high: np.ndarray, out: np.ndarray | None = None, device: torch.device | None = None
+) -> np.ndarray:
     """Take the low band from `low`, at the level that it has in `high`, and the high band from `high`.
 
     low: float32 [C, M] at 16 kHz. high: float32 [C, N] at 44.1 kHz. The shorter one ends the result, which is
     float32 [C, ...] at 44.1 kHz and not limited. out: an array of that shape for the result; it may be `high`.
+    device: where to compute, block by block.
     """
     assert len(low) == len(high), f"{len(low)} and {len(high)} channels cannot be joined"
     source, target = torch.from_numpy(low), torch.from_numpy(high)
-    gain = _level(_filtered("low", _blocks(target))) / _level(_filtered("low", _resampled(source)))
+    gain = _level(_filtered("low", _blocks(target, device))) / _level(_filtered("low", _resampled(source, device)))
     count = min(Resampler(SAMPLE_RATE, VOCODER_SAMPLE_RATE).length(low.shape[1]), high.shape[1])
     result = np.empty((len(low), count), np.float32) if out is None else out
     joined = torch.from_numpy(result)
-    pairs = zip(_filtered("low", _resampled(source)), _filtered("high", _blocks(target)), strict=False)
+    pairs = zip(
+        _filtered("low", _resampled(source, device)), _filtered("high", _blocks(target, device)), strict=False
+    )
     for start, (low_band, high_band) in zip(range(0, count, _BLOCK), pairs, strict=False):
         size = min(_BLOCK, count - start)
-        torch.add(high_band[:, :size], low_band[:, :size], alpha=gain, out=joined[:, start : start + size])
+        joined[:, start : start + size] = torch.add(high_band[:, :size], low_band[:, :size], alpha=gain)
     return result
 
 
@@ -91,13 +98,13 @@ def _impulse_response(band: Band) -> np.ndarray:
     return response.astype(np.float32)
 
 
-def _blocks(samples: Tensor) -> Iterator[Tensor]:
-    return iter(samples.split(_BLOCK, dim=-1))
+def _blocks(samples: Tensor, device: torch.device | None) -> Iterator[Tensor]:
+    return (block.to(device) for block in samples.split(_BLOCK, dim=-1))
 
 
-def _resampled(samples: Tensor) -> Iterator[Tensor]:
+def _resampled(samples: Tensor, device: torch.device | None) -> Iterator[Tensor]:
     """Bring 16 kHz to 44.1 kHz, block by block."""
-    resampler = Resampler(SAMPLE_RATE, VOCODER_SAMPLE_RATE)
+    resampler, samples = Resampler(SAMPLE_RATE, VOCODER_SAMPLE_RATE, device), samples.to(device)
     length = resampler.length(samples.shape[-1])
     for start in range(0, length, _BLOCK):
         yield resampler.block(samples, start, min(start + _BLOCK, length))
@@ -106,7 +113,7 @@ def _resampled(samples: Tensor) -> Iterator[Tensor]:
 def _filtered(band: Band, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
     band_filter = None
     for block in blocks:
-        band_filter = band_filter or BandFilter(band, len(block))
+        band_filter = band_filter or BandFilter(band, len(block), block.device)
         yield band_filter(block)
 
 
@@ -114,6 +121,6 @@ def _level(blocks: Iterable[Tensor]) -> float:
     """Measure the root mean square over all channels."""
     energy, count = 0.0, 0
     for block in blocks:
-        energy += float(block.double().square_().sum())
+        energy += float(torch.linalg.vector_norm(block, dtype=torch.float64)) ** 2
         count += block.numel()
     return sqrt(energy / count) + _SILENCE

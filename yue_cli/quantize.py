@@ -5,6 +5,7 @@ How values are found is the backend's business; this file knows folders. The cop
 
 import contextlib
 import json
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ HEAD_BITS = (2, 3, 4, 5, 6, 8)
 CARD_FILE = "README.md"
 TOPIC = "quantize"
 _CARRIED = ("tokenizer.model", "vocabulary.json", "generation_config.json")
-_PROGRESS_FILE = "progress.json"
+PROGRESS_FILE = "progress.json"
 _LOCK_FILE = ".lock"
 _ROOM_TO_SPARE = 10**6  # bytes, for headers and the small files
 
@@ -130,7 +131,7 @@ def make(original: Original, format: str, folder: Path, device: torch.device, em
             files = {name: finished[name] for name in conversion.files}
             seconds = time.perf_counter() - began
             write_record(building, original, conversion.settings, key, files, str(device), seconds)
-            (building / _PROGRESS_FILE).unlink()
+            (building / PROGRESS_FILE).unlink()
         except KeyboardInterrupt as error:
             kept = f"{len(finished)} of {len(conversion.files)} files are kept. The same command goes on."
             raise Interrupted(kept) from error
@@ -196,17 +197,19 @@ def is_finished(folder: Path, key: str, emit: Emit) -> bool:
 def _finished_files(building: Path, key: str, conversion: engines.Conversion) -> dict[str, dict[str, Any]]:
     """Find the files of an interrupted run that are whole and of the same conversion; the others are removed."""
     try:
-        progress = json.loads((building / _PROGRESS_FILE).read_text(encoding="utf-8"))
+        progress = json.loads((building / PROGRESS_FILE).read_text(encoding="utf-8"))
         noted: dict[str, dict[str, Any]] = progress["files"] if progress["key"] == key else {}
     except (OSError, ValueError, KeyError, TypeError):
         noted = {}
     finished = {}
     for path in building.iterdir():
         facts = noted.get(path.name)
-        if path.name in (_LOCK_FILE, _PROGRESS_FILE):
+        if path.name in (_LOCK_FILE, PROGRESS_FILE):
             continue
         if facts and path.name in conversion.files and facts == facts_of(path):
             finished[path.name] = facts
+        elif path.is_dir():  # of another format
+            shutil.rmtree(path)
         else:
             path.unlink()
     return finished
@@ -251,7 +254,7 @@ def _write_weights(
 
         write_atomic(building / name, write)
         finished[name] = facts_of(building / name)
-        write_bytes(building / _PROGRESS_FILE, encode_json({"key": key, "files": finished}))
+        write_bytes(building / PROGRESS_FILE, encode_json({"key": key, "files": finished}))
         before += size
     if total > first:
         emit(Finished(TOPIC, "", total - first, "bytes", time.perf_counter() - began))

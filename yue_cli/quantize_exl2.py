@@ -1,18 +1,20 @@
-"""The making of an EXL2 copy of a model, fitted to the tokens of finished songs.
+"""The making of an EXL2 copy of a model, fitted to the tokens of songs.
 
 exllamav2's converter does the work (`engines/exl2/conversion.py`); this file knows folders, songs and records.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from yue_cli import engines, hub, machine, quantize, replay
+from yue_cli import calibration, engines, hub, machine, quantize, replay
 from yue_cli.artifacts import sha256_array
+from yue_cli.calibration import Singer
 from yue_cli.errors import ArtifactError, Interrupted, SettingsError, StorageError
-from yue_cli.events import Emit, Warned
+from yue_cli.events import Warned
 from yue_cli.quantize import EXL2, Original
 from yue_cli.replay import Row
 from yue_cli.weights import ModelFolder
@@ -20,52 +22,45 @@ from yue_cli.weights import ModelFolder
 _FEW_ROWS = 16
 
 
-def check(songs: Sequence[Path] | None, output: Path | None) -> None:
+def check(output: Path | None) -> None:
     """Refuse a request that lacks what this format needs. Raises SettingsError."""
-    if not songs:
-        raise SettingsError(f"--format {EXL2} is fitted to finished songs: name some after the model.")
     if output is None:
         raise SettingsError(f"--format {EXL2}: say with -o FOLDER where the copy is to lie.")
 
 
-def make(
-    original: Original,
-    folder: Path,
-    stage: str,
-    songs: Sequence[Path],
-    home: Path,
-    *,
-    bits: float,
-    head_bits: int | None,
-    emit: Emit,
-) -> bool:
-    """Convert a model into `folder`, going on with what an interrupted run left. Returns whether there was work.
+def make(singer: Singer, songs: Sequence[Path], *, bits: float, head_bits: int | None) -> bool:
+    """Convert a model into its copy's folder, going on with what an interrupted run left.
 
-    songs: finished ones that the model sang; their tokens of `stage` are what the weights are fitted to.
-    Raises ArtifactError, EngineError, StorageError, Interrupted.
+    songs: finished ones that the model sang, to whose tokens the weights are fitted; none: it sings some. Returns
+    whether there was work. Raises YueError, Interrupted.
     """
-    head_bits = head_bits or engines.converter(EXL2).HEAD_BITS
-    rows = cut(replay.read_rows(stage, songs, ModelFolder(original.name, original.path), home, emit))
-    settings = {
-        "format": EXL2,
-        "bits": bits,
-        "head_bits": head_bits,
-        "rows": len(rows),
-        "length": rows.shape[1],
-        "songs": ", ".join(song.name for song in songs),
-    }
-    key = quantize.key_of(original, {"settings": settings, "rows": sha256_array(rows)})
-    if quantize.is_finished(folder, key, emit):
-        return False
-    _check_room(original, folder, bits, head_bits, len(rows))
+    original, folder, emit = singer.original, singer.copy, singer.emit
+    chosen = {"format": EXL2, "bits": bits, "head_bits": head_bits or engines.converter(EXL2).HEAD_BITS}
+    if not songs:
+        key = quantize.key_of(original, {"settings": chosen, "sung": singer.recipe})
+        if quantize.is_finished(folder, key, emit):
+            return False
+        _check_room(original, folder, chosen, calibration.MOST_ROWS[singer.stage])
+        rows = _read(singer, singer.sing())
+        named = f"{calibration.SONGS[singer.stage]} of the example texts, sung by the original"
+    else:
+        rows, named = _read(singer, songs), ", ".join(song.name for song in songs)
+    settings = {**chosen, "rows": len(rows), "length": rows.shape[1], "songs": named}
+    if songs:
+        key = quantize.key_of(original, {"settings": settings, "rows": sha256_array(rows)})
+        if quantize.is_finished(folder, key, emit):
+            return False
+    _check_room(original, folder, chosen, len(rows))
     if len(rows) < _FEW_ROWS:
         emit(Warned(f"{len(rows)} rows of {rows.shape[1]} tokens are few to fit weights to; give more songs"))
     with quantize.built(folder) as building:
         began = time.perf_counter()
         work = building / "work"
+        for other in (*building.glob("model*.safetensors"), building / quantize.PROGRESS_FILE):  # of another format
+            other.unlink(missing_ok=True)
         try:
             engines.converter(EXL2).convert(
-                original.path, building, work, rows, bits=bits, head_bits=head_bits, emit=emit
+                original.path, building, work, rows, bits=bits, head_bits=chosen["head_bits"], emit=emit
             )
         except KeyboardInterrupt as error:
             raise Interrupted(f"what was done is kept in {work}. The same command goes on.") from error
@@ -73,6 +68,12 @@ def make(
         device = machine.device_name(machine.choose_device("cuda"))
         quantize.write_record(building, original, settings, key, files, device, time.perf_counter() - began)
     return True
+
+
+def _read(singer: Singer, songs: Sequence[Path]) -> np.ndarray:
+    """Read the tokens of songs as rows to fit weights to."""
+    model = ModelFolder(singer.original.name, singer.original.path)
+    return cut(replay.read_rows(singer.stage, songs, model, singer.home, singer.emit))
 
 
 def cut(rows: Sequence[Row]) -> np.ndarray:
@@ -98,8 +99,9 @@ def cut(rows: Sequence[Row]) -> np.ndarray:
     return np.stack(pieces).astype(np.int64)
 
 
-def _check_room(original: Original, folder: Path, bits: float, head_bits: int, rows: int) -> None:
+def _check_room(original: Original, folder: Path, chosen: Mapping[str, Any], rows: int) -> None:
     """Refuse where the disk has no room. Raises StorageError."""
+    bits, head_bits = chosen["bits"], chosen["head_bits"]
     needed = engines.converter(EXL2).disk_bytes(original.path, bits=bits, head_bits=head_bits, rows=rows)
     free = hub.free_bytes(folder.parent)
     if free < needed:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from yue_cli import engines, machine, models, plan, toy
+from yue_cli import engines, machine, models, plan, tiny, toy
 from yue_cli.artifacts import TRACKS, Manifest, Tokens, describe_files, storable, write_tokens
 from yue_cli.engines.base import Engine
 from yue_cli.errors import ArtifactError, CheckpointError, YueError
@@ -19,7 +19,7 @@ from yue_cli.settings import Settings, flatten
 from yue_cli.weights import Library, Maker, ModelFolder
 
 TITLES = {"reference": "encode", "stage1": "stage 1", "stage2": "stage 2", "audio": "decode"}
-MAKERS: dict[str, Maker] = {"toy": toy.make}
+MAKERS: dict[str, Maker] = {tiny.NAME: tiny.make, "toy": toy.make}
 
 
 @dataclass(frozen=True)

@@ -1,83 +1,161 @@
-"""The corpus as codes, made once: `python -m training.language.codes corpus codec codes`.
+"""The corpus as codes: `python -m training.language.codes BANK CODEC CODES --hours 60 --device cuda`.
 
-Every track is encoded whole, as the product encodes a reference: each code depends on all of the sound.
+Songs are rendered by many processes, and encoded as they come: no sound is ever written. Every track is encoded whole,
+as the product encodes a reference, since each code depends on all of the sound. The songs are those of the corpus.
 """
 
-import json
+import os
 import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from functools import cache
+from itertools import count, islice, pairwise
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 import typer
+from torch import Tensor
+from torch.nn import functional
 
-from training.corpus.dataset import TRACKS, CorpusSong, list_songs
-from training.language.rows import CodedSong
+from training.corpus.bank import load_bank
+from training.corpus.compose import compose, is_held_out
+from training.corpus.render import Renderer
+from training.corpus.song import Song
+from training.corpus.world import BAR
+from training.corpus.world import SAMPLE_RATE as CORPUS_RATE
+from training.language.songs import DONE_FILE, write_shard
 from xcodec_mini_infer import SAMPLE_RATE, checkpoint
-from xcodec_mini_infer.encoder import Encoder
-from yue_cli.atomic import write_atomic
-from yue_cli.lyrics import parse
-from yue_cli.vocab import CODEBOOKS
+from xcodec_mini_infer.encoder import CHUNK_FRAMES, Encoder
+from xcodec_mini_infer.resample import resample
+from yue_cli.vocab import CODEBOOKS, FRAME_RATE
 
-SPLITS = ("train", "held-out")
+SHARD_FRAMES = 3600 * FRAME_RATE  # an hour
+WHOLE_SONG = 30_000  # frames; a GPU need not encode in pieces
+_FULL = 32_767.0
+_OLD, _NEW = 441, 160  # samples of a period at the corpus' rate and at the codec's
+_BEFORE, _SEEN = 32, 512  # samples that a period sees before its first, and in all
+
+Rendered = tuple[dict[str, Any], np.ndarray]
 
 
 def main(
-    corpus: Annotated[Path, typer.Argument(help="Folder of the corpus.")],
+    bank: Annotated[Path, typer.Argument(help="Folder of the bank.")],
     codec: Annotated[Path, typer.Argument(help="Folder of the trained codec.")],
     out: Annotated[Path, typer.Argument(help="Folder for the codes.")],
+    hours: Annotated[float, typer.Option(help="Hours of music to learn from.")] = 60.0,
+    held_out: Annotated[int, typer.Option(help="Songs that are not learned from.")] = 16,
+    workers: Annotated[int, typer.Option(help="Processes that render.")] = max((os.cpu_count() or 2) - 1, 1),
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    minutes: Annotated[float, typer.Option(help="Stop after so long with what there is.")] = float("inf"),
 ) -> None:
-    """Encode all songs that are not encoded yet."""
-    encoder = checkpoint.load_encoder(codec, device, CODEBOOKS)
-    for split in SPLITS:
-        songs = list_songs(corpus, split)
-        missing = [song for song in songs if not _path(out, split, song).is_file()]
-        began, frames = time.monotonic(), 0
-        for song in missing:
-            _encode(encoder, song, _path(out, split, song))
-            frames += song.frames
-        seconds = time.monotonic() - began
-        typer.echo(
-            f"{split}  {len(songs)} songs, {len(missing)} encoded in {seconds:.0f} s ({frames / 50:.0f} s of music)"
-        )
+    """Make all songs anew: first those that are held out, then those to learn from, a shard for every hour."""
+    began = time.monotonic()
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["training.corpus.render", "xcodec_mini_infer.checkpoint"])
+    frames, shard, songs = 0, 0, list[Rendered]()
+    with ProcessPoolExecutor(workers, context, _open_bank, (bank, os.getppid())) as pool:
+        seeds = (seed for seed in count() if not is_held_out(seed))
+        held_out_seeds = islice(filter(is_held_out, count()), held_out)
+        rendered = _render(pool, held_out_seeds, seeds, 3 * workers)
+        encoder = checkpoint.load_encoder(codec, device, CODEBOOKS)
+        write_shard(out / "held-out" / "0000.npz", [_encode(encoder, *next(rendered)) for _ in range(held_out)])
+        typer.echo(f"codes    {held_out} songs held out, {time.monotonic() - began:.0f} s")
+        for text, sound in rendered:
+            songs.append(_encode(encoder, text, sound))
+            is_enough = frames + _frames(songs) >= hours * 3600 * FRAME_RATE
+            is_over = is_enough or time.monotonic() - began > 60 * minutes
+            if is_over or _frames(songs) >= SHARD_FRAMES:
+                write_shard(out / "train" / f"{shard:04}.npz", songs)
+                frames, shard, songs = frames + _frames(songs), shard + 1, []
+                music_s, seconds = frames / FRAME_RATE, time.monotonic() - began
+                typer.echo(f"codes    {music_s / 3600:.1f} h in {seconds:.0f} s · {music_s / seconds:.0f} × real time")
+            if is_over:
+                break
+        pool.shutdown(wait=False, cancel_futures=True)
+    (out / DONE_FILE).touch()
 
 
-def load(codes: Path, split: str) -> list[CodedSong]:
-    """Read the coded songs of a split, `train` or `held-out`."""
-    songs = []
-    for path in sorted((codes / split).glob("*.npz")):
-        with np.load(path, allow_pickle=False) as content:
-            text = json.loads(str(content["text"]))
-            sections = parse(text["lyrics"], path.name).sections
-            spans = tuple(range(*span) for span in text["spans"])
-            assert len(sections) == len(spans), f"{path}: {len(sections)} sections, {len(spans)} spans of frames"
-            songs.append(CodedSong(text["genre"], sections, spans, content["vocal"], content["instrumental"]))
-    return songs
+def describe(song: Song) -> dict[str, Any]:
+    """Say where a song's words lie: lines share a section evenly, but for the old tunes."""
+    spans: list[list[int]] = []
+    lines: list[list[list[int]]] = []
+    start = 0
+    for section in song.sections:
+        stop = start + section.bars * BAR * song.frames_per_sixteenth
+        edges = np.linspace(start, stop, len(section.lines) + 1).astype(int).tolist()
+        lines.append([] if song.old_tune else [list(pair) for pair in pairwise(edges)])
+        spans.append([start, stop])
+        start = stop
+    return {"seed": song.seed, "genre": song.genre, "lyrics": song.lyrics, "spans": spans, "lines": lines}
 
 
-def _encode(encoder: Encoder, song: CorpusSong, path: Path) -> None:
+def _render(pool: ProcessPoolExecutor, held_out: Iterator[int], seeds: Iterator[int], ahead: int) -> Iterator[Rendered]:
+    """Render the songs of all seeds in their order, never more than `ahead` that nobody has taken."""
+    waiting: deque[Future[Rendered]] = deque()
+    for each in (held_out, seeds):
+        for seed in each:
+            waiting.append(pool.submit(_sound, seed))
+            if len(waiting) >= ahead:
+                yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+_renderer: Renderer | None = None  # of this process
+
+
+def _open_bank(bank: Path, _: int) -> None:
+    global _renderer
+    torch.set_num_threads(1)
+    os.nice(5)  # who learns goes first
+    _renderer = Renderer(*load_bank(bank))
+
+
+def _sound(seed: int) -> Rendered:
+    """Render a song: its text, and vocal and instrumental at the codec's rate, int16 [2, T * 320]."""
+    assert _renderer, "_open_bank comes first"
+    song = compose(seed)
+    rendered = _renderer.render(song)
+    sound = to_codec_rate(torch.from_numpy(np.stack([rendered.vocal, rendered.instrumental])))
+    return describe(song), (sound * _FULL).round_().clamp_(-_FULL, _FULL).to(torch.int16).numpy()
+
+
+def to_codec_rate(sound: Tensor) -> Tensor:
+    """Resample float32 [C, frames * 882] to [C, frames * 320] as `resample` does, five times as fast.
+
+    Every period of the slower clock is the same linear map of what surrounds it.
+    """
+    padded = functional.pad(sound, (_BEFORE, _SEEN))
+    periods = padded.unfold(-1, _SEEN, _OLD)[:, : sound.shape[-1] // _OLD]
+    return (periods @ _resampling()).flatten(1)
+
+
+@cache
+def _resampling() -> Tensor:
+    """How the samples seen by a period become its samples: float32 [_SEEN, _NEW], read off from impulses."""
+    answers = resample(torch.eye(3 * _OLD), CORPUS_RATE, SAMPLE_RATE)[:, _NEW : 2 * _NEW]
+    seen = slice(_OLD - _BEFORE, _OLD - _BEFORE + _SEEN)
+    assert answers.count_nonzero() == answers[seen].count_nonzero(), "a period sees more than that"
+    return answers[seen].contiguous()
+
+
+def _encode(encoder: Encoder, text: dict[str, Any], sound: np.ndarray) -> Rendered:
+    """Encode both tracks, uint16 [2, 8, T]."""
     device = encoder.fuse.weight.device
-    arrays = {}
-    for track in TRACKS:
-        wave = torch.from_numpy(song.load(track, SAMPLE_RATE))[None].to(device)
-        codes = encoder.encode(wave)[0].cpu().numpy()
-        assert codes.shape == (CODEBOOKS, song.frames), f"{song.folder}: {codes.shape} codes for {song.frames} frames"
-        arrays[track] = codes.astype(np.uint16)
-    spans = [[section["start"], section["stop"]] for section in song.score["sections"]]
-    text = json.dumps({"genre": song.score["genre"], "lyrics": song.score["lyrics"], "spans": spans})
-    path.parent.mkdir(parents=True, exist_ok=True)
-
-    def write(temporary: Path) -> None:
-        with temporary.open("wb") as file:
-            np.savez_compressed(file, text=np.array(text), vocal=arrays["vocal"], instrumental=arrays["instrumental"])
-
-    write_atomic(path, write)
+    wave = torch.from_numpy(sound).to(device).float() / _FULL
+    chunk_frames = WHOLE_SONG if device.type == "cuda" else CHUNK_FRAMES
+    codes = encoder.encode(wave, chunk_frames).to(torch.int32).cpu().numpy().astype(np.uint16)
+    frames = text["spans"][-1][1]
+    assert codes.shape == (2, CODEBOOKS, frames), f"song {text['seed']}: {codes.shape} codes for {frames} frames"
+    return text, codes
 
 
-def _path(out: Path, split: str, song: CorpusSong) -> Path:
-    return out / split / f"{song.folder.name}.npz"
+def _frames(songs: list[Rendered]) -> int:
+    return sum(codes.shape[-1] for _, codes in songs)
 
 
 if __name__ == "__main__":

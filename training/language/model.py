@@ -1,8 +1,10 @@
 """A LLaMA that can learn. Its parameters carry the published names, so that its state is a checkpoint's.
 
-The product's native engine computes the same from a cache and cannot be trained; a test holds both together.
+The product's native engine computes the same from a cache and cannot be trained; a test holds both together. Rows are
+read packed, one after the other in one long line, so that nothing is filled up.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -47,35 +49,112 @@ class Size:
         }
 
 
+@dataclass(frozen=True, eq=False)
+class Packing:
+    """Where the rows of a packed line lie. Each position sees itself and those before it in its row."""
+
+    rows: Tensor  # int64 [n], the row of each position
+    positions: Tensor  # int64 [n], within its row
+    bounds: Tensor  # int32 [rows + 1], where each row begins, and the end of the last
+    longest: int  # of the rows
+
+
+Attend = Callable[[Tensor, Tensor, Tensor, Packing], Tensor]
+
+
+def attend_by_rows(q: Tensor, k: Tensor, v: Tensor, packing: Packing) -> Tensor:
+    """Attend within each row, with rows filled up to the longest; for any device. q, k, v: [n, heads, head size]."""
+
+    def spread(x: Tensor) -> Tensor:
+        filled = x.new_zeros(len(packing.bounds) - 1, packing.longest, *x.shape[1:])
+        filled = filled.index_put((packing.rows, packing.positions), x)
+        return filled.transpose(1, 2)  # [rows, heads, longest, head size]
+
+    attended = F.scaled_dot_product_attention(spread(q), spread(k), spread(v), is_causal=True)
+    return attended.transpose(1, 2)[packing.rows, packing.positions]
+
+
+def attend_packed(q: Tensor, k: Tensor, v: Tensor, packing: Packing) -> Tensor:
+    """Do what `attend_by_rows` does with the kernel of FlashAttention for rows of any length: CUDA, bfloat16 only."""
+    bounds, longest = packing.bounds, packing.longest
+    attended: Tensor = torch.ops.aten._flash_attention_forward(
+        q, k, v, bounds, bounds, longest, longest, 0.0, True, False
+    )[0]
+    return attended
+
+
+def choose_attention(device: torch.device, dtype: torch.dtype, heads: int, head_size: int) -> Attend:
+    """Take the packed kernel where it works and agrees, gradients included, on a small example."""
+    if device.type != "cuda" or dtype != torch.bfloat16:
+        return attend_by_rows
+    lengths = torch.tensor([70, 130, 1])
+    rows = torch.repeat_interleave(torch.arange(3), lengths)
+    bounds = F.pad(lengths.cumsum(0), (1, 0))
+    packing = Packing(
+        rows.to(device), (torch.arange(201) - bounds[rows]).to(device), bounds.int().to(device), int(lengths.max())
+    )
+    generator = torch.Generator().manual_seed(0)
+    inputs = [torch.randn(201, heads, head_size, generator=generator).to(device, dtype) for _ in range(4)]
+    results = []
+    try:
+        for attend in (attend_by_rows, attend_packed):
+            q, k, v = (x.clone().requires_grad_() for x in inputs[:3])
+            attended = attend(q, k, v, packing)
+            results.append([attended, *torch.autograd.grad((attended * inputs[3]).sum(), (q, k, v))])
+        for expected, found in zip(*results, strict=True):
+            torch.testing.assert_close(found, expected, atol=0.05, rtol=0.05)
+    except (RuntimeError, NotImplementedError, TypeError, AssertionError) as error:
+        print(f"packed attention is not used, and training slower: {error}", flush=True)
+        return attend_by_rows
+    return attend_packed
+
+
+class Linear(nn.Linear):
+    """A linear map without bias that computes in its input's precision, whatever its weights are kept in."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.to(x.dtype))
+
+
+class Norm(nn.Module):
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(hidden))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), NORM_EPSILON)
+
+
 class Attention(nn.Module):
     def __init__(self, size: Size) -> None:
         super().__init__()
         self.size = size
         shared = size.key_value_heads * size.head_size
-        self.q_proj = nn.Linear(size.hidden, size.hidden, bias=False)
-        self.k_proj = nn.Linear(size.hidden, shared, bias=False)
-        self.v_proj = nn.Linear(size.hidden, shared, bias=False)
-        self.o_proj = nn.Linear(size.hidden, size.hidden, bias=False)
+        self.q_proj = Linear(size.hidden, size.hidden)
+        self.k_proj = Linear(size.hidden, shared)
+        self.v_proj = Linear(size.hidden, shared)
+        self.o_proj = Linear(size.hidden, size.hidden)
 
-    def forward(self, x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-        """x: [B, n, hidden]. Each position sees itself and those before it."""
-
-        def split(y: Tensor) -> Tensor:
-            return y.unflatten(-1, (-1, self.size.head_size)).transpose(1, 2)  # [B, heads, n, head size]
-
-        q, k, v = split(self.q_proj(x)), split(self.k_proj(x)), split(self.v_proj(x))
-        q, k = _rotate(q, cosine, sine), _rotate(k, cosine, sine)
-        attended = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-        y: Tensor = self.o_proj(attended.transpose(1, 2).flatten(2))
+    def forward(self, x: Tensor, turn: tuple[Tensor, Tensor], packing: Packing, attend: Attend) -> Tensor:
+        """x: [n, hidden]."""
+        q, k, v = (
+            project(x).unflatten(-1, (-1, self.size.head_size)) for project in (self.q_proj, self.k_proj, self.v_proj)
+        )  # [n, heads, head size]
+        repeats = self.size.heads // self.size.key_value_heads
+        q, k = _rotate(q, *turn), _rotate(k, *turn).repeat_interleave(repeats, dim=1)
+        y: Tensor = self.o_proj(attend(q, k, v.repeat_interleave(repeats, dim=1), packing).flatten(1))
         return y
 
 
 class FeedForward(nn.Module):
     def __init__(self, size: Size) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(size.hidden, size.inner, bias=False)
-        self.up_proj = nn.Linear(size.hidden, size.inner, bias=False)
-        self.down_proj = nn.Linear(size.inner, size.hidden, bias=False)
+        self.gate_proj = Linear(size.hidden, size.inner)
+        self.up_proj = Linear(size.hidden, size.inner)
+        self.down_proj = Linear(size.inner, size.hidden)
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
@@ -85,13 +164,13 @@ class FeedForward(nn.Module):
 class Layer(nn.Module):
     def __init__(self, size: Size) -> None:
         super().__init__()
-        self.input_layernorm = nn.RMSNorm(size.hidden, NORM_EPSILON)
+        self.input_layernorm = Norm(size.hidden)
         self.self_attn = Attention(size)
-        self.post_attention_layernorm = nn.RMSNorm(size.hidden, NORM_EPSILON)
+        self.post_attention_layernorm = Norm(size.hidden)
         self.mlp = FeedForward(size)
 
-    def forward(self, x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), cosine, sine)
+    def forward(self, x: Tensor, turn: tuple[Tensor, Tensor], packing: Packing, attend: Attend) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), turn, packing, attend)
         y: Tensor = x + self.mlp(self.post_attention_layernorm(x))
         return y
 
@@ -101,17 +180,19 @@ class Decoder(nn.Module):
         super().__init__()
         self.embed_tokens = nn.Embedding(vocabulary_size, size.hidden)
         self.layers = nn.ModuleList(Layer(size) for _ in range(size.layers))
-        self.norm = nn.RMSNorm(size.hidden, NORM_EPSILON)
+        self.norm = Norm(size.hidden)
         exponents = torch.arange(0, size.head_size, 2, dtype=torch.float64) / size.head_size
         angles = torch.outer(torch.arange(size.length, dtype=torch.float64), ROPE_THETA**-exponents)
         self.register_buffer("cosine", angles.cos().float(), persistent=False)
         self.register_buffer("sine", angles.sin().float(), persistent=False)
 
-    def forward(self, ids: Tensor) -> Tensor:
-        cosine, sine = self.get_buffer("cosine")[: ids.shape[1]], self.get_buffer("sine")[: ids.shape[1]]
-        x: Tensor = self.embed_tokens(ids)
+    def forward(self, ids: Tensor, packing: Packing, attend: Attend, dtype: torch.dtype) -> Tensor:
+        x: Tensor = self.embed_tokens(ids).to(dtype)
+        cosine, sine = (
+            self.get_buffer(name)[packing.positions][:, None].to(dtype) for name in ("cosine", "sine")
+        )  # [n, 1, head size / 2]
         for layer in self.layers:
-            x = layer(x, cosine, sine)
+            x = layer(x, (cosine, sine), packing, attend)
         y: Tensor = self.norm(x)
         return y
 
@@ -121,24 +202,25 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.size = size
         self.model = Decoder(size, vocabulary_size)
-        self.lm_head = nn.Linear(size.hidden, vocabulary_size, bias=False)
+        self.lm_head = Linear(size.hidden, vocabulary_size)
         for name, parameter in self.named_parameters():
             if parameter.ndim == 2:
                 # Branches that add to the residual start smaller, the deeper the model. Source: GPT-2.
                 is_branch_end = name.endswith(("o_proj.weight", "down_proj.weight"))
                 nn.init.normal_(parameter, std=0.02 / (2 * size.layers) ** 0.5 if is_branch_end else 0.02)
 
-    def forward(self, ids: Tensor, wanted: Tensor) -> Tensor:
-        """Compute the logits after the wanted positions only.
+    def forward(
+        self, ids: Tensor, packing: Packing, attend: Attend = attend_by_rows, dtype: torch.dtype = torch.float32
+    ) -> Tensor:
+        """Compute what the head reads, [n, hidden], for packed ids, int64 [n].
 
-        ids: int64 [B, n]; rows are filled up at their ends, which nothing before can see. wanted: bool [B, n].
-        Returns [W, vocabulary], row after row.
+        The head is left to the caller, who knows which of its rows are asked for.
         """
-        logits: Tensor = self.lm_head(self.model(ids)[wanted])
-        return logits
+        hidden: Tensor = self.model(ids, packing, attend, dtype)
+        return hidden
 
 
 def _rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Turn each pair (first half, second half) of a head by its position's angle. x: [B, heads, n, size]."""
-    first, second = x.float().chunk(2, dim=-1)
-    return torch.cat((first * cosine - second * sine, second * cosine + first * sine), dim=-1).to(x.dtype)
+    """Turn each pair (first half, second half) of a head by its position's angle. x: [n, heads, size]."""
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat((first * cosine - second * sine, second * cosine + first * sine), dim=-1)

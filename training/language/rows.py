@@ -5,32 +5,28 @@ alone. A row of stage 2 is a window of one track. Text and given codes are read,
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from training.language.songs import CodedSong
 from yue_cli import prompt
-from yue_cli.lyrics import Section
 from yue_cli.tokenizer import Tokenizer
 from yue_cli.vocab import CODEBOOKS, FRAME_RATE, WINDOW_FRAMES, Vocabulary
 
-REFERENCE_SHARE, FREE_SHARE = 0.25, 0.15  # of the rows of stage 1; the rest has neither reference nor freedom
+# Of the rows of stage 1: those of a single line, and those whose voice is partly hidden, at first and after
+# CURRICULUM_STEPS; those that follow a reference; those of one segment alone. The rest are songs with all their words,
+# from any segment on.
+LINE_SHARES, HIDDEN_SHARES, CURRICULUM_STEPS = (0.8, 0.2), (0.8, 0.2), 3000
+HIDDEN = "<EOD>"  # stands for what is not read; nothing else of stage 1 uses it
+HIDDEN_FRAMES = 25  # what is hidden lasts so long on average
+REFERENCE_SHARE, FREE_SHARE = 0.1, 0.15
+FROM_START, FEW_SEGMENTS = 0.5, 0.5  # of the songs; the others begin later, or are sung as long as they fit
 REFERENCE_S = (3.0, 10.0)
 TAIL_SHARE = 0.15  # windows of stage 2 that are shorter than a whole one
 SHORTEST_TAIL = 30  # frames
 # Books that are heard less count less: from the first fine codebook to the last.
 BOOK_WEIGHTS = np.linspace(1.0, 0.5, CODEBOOKS - 1)
-
-
-@dataclass(frozen=True, eq=False)
-class CodedSong:
-    """A song of the corpus: texts, and its two tracks as codes int64 [K, T], T frames."""
-
-    genre: str
-    sections: tuple[Section, ...]
-    spans: tuple[range, ...]  # frames of each section
-    vocal: np.ndarray
-    instrumental: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +53,9 @@ class Row:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def __getitem__(self, place: slice) -> "Row":
+        return Row(self.ids[place], self.answers[place], self.weights[place])
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,15 +89,26 @@ def song_row(
     vocabulary: Vocabulary,
     *,
     length: int,
+    first: int = 0,
+    most: int | None = None,
     reference: prompt.Reference | None = None,
     noise: Noise | None = None,
+    hidden: float = 0.0,
     dice: np.random.Generator,
 ) -> Row:
-    """Write a song as stage 1 will read and sing it, up to the last whole segment that `length` ids hold."""
+    """Write a song as stage 1 will read and sing it: at most `most` whole segments, as many as `length` ids hold.
+
+    first: the segment that is the first one not forgotten, as in a context that was full. hidden: the share of the
+    voice that is not read.
+    """
     prompts = prompt.build(tokenizer, vocabulary, song.genre, song.sections, reference=reference)
     parts = [Row.given(prompts.head), Row.given(prompts.reference)]
-    for text, span in zip(prompts.segments, song.spans, strict=True):
-        sung = _segment(song, span, vocabulary, noise, dice)
+    stop = None if most is None else first + most
+    for number, span in list(enumerate(song.spans))[first:stop]:
+        text = prompts.segments[number]
+        if number == first > 0:
+            text = text[len(prompts.end_of_segment) :]
+        sung = _segment(song, span, vocabulary, noise, dice, hidden)
         if sum(map(len, parts)) + len(text) + len(sung) > length:
             break
         parts += [Row.given(text), sung]
@@ -143,19 +153,50 @@ def draw_song_row(
     vocabulary: Vocabulary,
     length: int,
     noise: Noise | None,
+    step: int,
     dice: np.random.Generator,
 ) -> Row:
-    """Draw a row of stage 1: a song from its text, one that follows a reference, or a segment set free."""
+    """Draw a row of stage 1. Single lines come first: on them it is found out that words mean sounds.
+
+    What was just sung tells nearly all of the next frame, the words hardly more; so the voice is hidden now and then.
+    """
     song = songs[int(dice.integers(len(songs)))]
     kind = dice.random()
+    shares = (early + (late - early) * min(step / CURRICULUM_STEPS, 1) for early, late in (LINE_SHARES, HIDDEN_SHARES))
+    is_line, is_hidden = (dice.random() < share for share in shares)
+    if is_line and any(song.lines):
+        song = draw_line(song, dice)
     if kind < FREE_SHARE:
         return free_row(song, int(dice.integers(len(song.spans))), vocabulary, noise=noise, dice=dice)
     reference = None
     if kind < FREE_SHARE + REFERENCE_SHARE and len(song.spans) > 1:
         # The last section is heard before the others are sung; itself it is not sung.
         reference = _draw_reference(song, song.spans[-1], dice)
-        song = CodedSong(song.genre, song.sections[:-1], song.spans[:-1], song.vocal, song.instrumental)
-    return song_row(song, tokenizer, vocabulary, length=length, reference=reference, noise=noise, dice=dice)
+        song = replace(song, sections=song.sections[:-1], spans=song.spans[:-1], lines=song.lines[:-1])
+    first = 0 if dice.random() < FROM_START else int(dice.integers(len(song.spans)))
+    most = int(dice.integers(1, 3)) if dice.random() < FEW_SEGMENTS else None
+    row = song_row(
+        song,
+        tokenizer,
+        vocabulary,
+        length=length,
+        first=first,
+        most=most,
+        reference=reference,
+        noise=noise,
+        hidden=dice.random() if is_hidden else 0.0,
+        dice=dice,
+    )
+    return row if row.weights.any() else free_row(song, first, vocabulary, noise=noise, dice=dice)
+
+
+def draw_line(song: CodedSong, dice: np.random.Generator) -> CodedSong:
+    """Make one line of a song a song of its own."""
+    number = int(dice.choice([number for number, lines in enumerate(song.lines) if lines]))
+    line = int(dice.integers(len(song.lines[number])))
+    section, span = song.sections[number], song.lines[number][line]
+    words = [words for words in section.text.splitlines() if words.strip()][line]
+    return replace(song, sections=(replace(section, text=words),), spans=(span,), lines=((span,),))
 
 
 def draw_window_row(
@@ -175,7 +216,12 @@ def draw_window_row(
 
 
 def _segment(
-    song: CodedSong, span: range, vocabulary: Vocabulary, noise: Noise | None, dice: np.random.Generator
+    song: CodedSong,
+    span: range,
+    vocabulary: Vocabulary,
+    noise: Noise | None,
+    dice: np.random.Generator,
+    hidden: float = 0.0,
 ) -> Row:
     """Interleave a section's two tracks, the vocal first, and close it with end-of-audio."""
 
@@ -185,8 +231,18 @@ def _segment(
 
     tracks = [track[0, span.start : span.stop].astype(np.int64) for track in (song.vocal, song.instrumental)]
     answers = interleave(tracks)
-    ids = answers if noise is None else interleave([noise.spoil(track, dice) for track in tracks])
+    ids = interleave(tracks if noise is None else [noise.spoil(track, dice) for track in tracks])
+    if hidden:
+        ids[:-1:2][_draw_runs(len(span), hidden, dice)] = vocabulary.specials[HIDDEN]
     return Row(ids, answers, np.ones(len(ids), dtype=np.float32))
+
+
+def _draw_runs(frames: int, share: float, dice: np.random.Generator) -> np.ndarray:
+    """Mark about this share of frames, in runs: bool [frames]."""
+    pieces = max(round(frames / HIDDEN_FRAMES), 1)
+    edges = np.sort(dice.integers(0, frames, pieces))
+    marked = dice.random(pieces + 1) < share
+    return marked[np.searchsorted(edges, np.arange(frames), side="right")]
 
 
 def _draw_reference(song: CodedSong, span: range, dice: np.random.Generator) -> prompt.Reference:

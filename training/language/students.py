@@ -1,87 +1,149 @@
 """The two language models in training: what a batch is, its loss, and what is looked at on held-out songs."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from random import Random
 
 import numpy as np
-import sentencepiece
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training.language.model import LanguageModel, Size
-from training.language.rows import (
-    CodedSong,
-    Noise,
-    Row,
-    draw_song_row,
-    draw_window_row,
-    free_row,
-    song_row,
-    window_row,
-)
+from training.language.batches import Feeder, Packed, draw_batch, pack
+from training.language.model import Attend, LanguageModel, Size, choose_attention
+from training.language.rows import Noise, Row, draw_song_row, draw_window_row, free_row, song_row, window_row
+from training.language.songs import CodedSong, Shelf
 from training.language.text import BROKEN_TEXTS, BrokenTokenizer
 from training.loop import Student
 from yue_cli.lyrics import Section
-from yue_cli.tokenizer import Tokenizer
+from yue_cli.tokenizer import TOKENIZER_FILE, Tokenizer
 from yue_cli.vocab import CODEBOOKS, WINDOW_FRAMES, Vocabulary
 
-_BATCHES_SORTED = 4  # so many batches are drawn at once and sorted by length, so that little is filled up
 _WEIGHTS_ALIGNED = 64
+_EXAMINED_IDS = 65_536  # at a time
+
+
+@dataclass(frozen=True, eq=False)
+class Lessons:
+    """What batches are made of. Processes that draw them get a copy, and read the songs themselves."""
+
+    codes: Path
+    text: Path  # the folder of tokenizer and vocabulary
+    noise: Noise
+    batch: int  # ids
+    length: int  # of the longest row
+    seed: int
+
+    def draws(self) -> Callable[[int], Packed]:
+        """Give the function from a step to its batch."""
+        raise NotImplementedError
+
+
+class SingingLessons(Lessons):
+    def draws(self) -> Callable[[int], Packed]:
+        shelf, vocabulary = Shelf(self.codes, "train", books=1), Vocabulary.read(self.text)
+        whole = Tokenizer(self.text / TOKENIZER_FILE, vocabulary)
+        broken = BrokenTokenizer(self.text / TOKENIZER_FILE, vocabulary)
+
+        def draw(step: int, dice: np.random.Generator) -> Row:
+            tokenizer: Tokenizer = whole
+            if dice.random() < BROKEN_TEXTS:
+                tokenizer = broken
+                broken.dice = Random(int(dice.integers(2**31)))
+            return draw_song_row(shelf.songs(), tokenizer, vocabulary, self.length, self.noise, step, dice)
+
+        return partial(draw_batch, draw, singing_groups(vocabulary), self.batch, self.seed)
+
+
+@dataclass(frozen=True, eq=False)
+class FillingLessons(Lessons):
+    own_mistakes: float = 0.0
+
+    def draws(self) -> Callable[[int], Packed]:
+        shelf, vocabulary = Shelf(self.codes, "train"), Vocabulary.read(self.text)
+
+        def draw(step: int, dice: np.random.Generator) -> Row:
+            return draw_window_row(shelf.songs(), vocabulary, self.noise, self.own_mistakes, dice)
+
+        return partial(draw_batch, draw, filling_groups(vocabulary), self.batch, self.seed)
+
+
+def singing_groups(vocabulary: Vocabulary) -> tuple[np.ndarray, ...]:
+    """Stage 1 answers with codes of the first book or end-of-audio."""
+    return (np.append(np.array(vocabulary.codebook(0)), vocabulary.end_of_audio),)
+
+
+def filling_groups(vocabulary: Vocabulary) -> tuple[np.ndarray, ...]:
+    """Each pick of stage 2 is one of its own book."""
+    return tuple(np.array(vocabulary.codebook(book)) for book in range(1, CODEBOOKS))
 
 
 class LanguageStudent(Student):
-    def __init__(self, size: Size, vocabulary: Vocabulary, batch: int, seed: int, bf16: bool) -> None:
+    def __init__(
+        self,
+        size: Size,
+        vocabulary: Vocabulary,
+        lessons: Lessons,
+        groups: Sequence[np.ndarray],
+        *,
+        bf16: bool,
+        processes: int,
+    ) -> None:
         super().__init__()
         rows = -(-vocabulary.codebook_stop // _WEIGHTS_ALIGNED) * _WEIGHTS_ALIGNED
         self.model = LanguageModel(size, rows)
         self.vocabulary = vocabulary
-        self._batch, self._seed, self._bf16 = batch, seed, bf16
-        self._drawn: tuple[int, list[list[Row]]] = (-1, [])
+        self.register_buffer("_answers", torch.from_numpy(np.stack(groups)), persistent=False)  # [groups, ids]
+        self._groups, self._dtype = groups, torch.bfloat16 if bf16 else torch.float32
+        self._feeder = Feeder(lessons.draws, processes)
 
-    def draw(self, dice: np.random.Generator) -> Row:
-        """Draw one row to learn from."""
-        raise NotImplementedError
+    @cached_property
+    def _attend(self) -> Attend:
+        size = self.model.size
+        return choose_attention(self._device, self._dtype, size.heads, size.head_size)
 
-    def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
-        losses, weights = self._losses(self._rows(step))
+    @property
+    def _device(self) -> torch.device:
+        return self.model.lm_head.weight.device
+
+    def loss(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        losses, weights = self._losses(self._feeder.batch(step))
         return (losses * weights).sum() / weights.sum(), {}
 
     def mean_loss(self, rows: Sequence[Row]) -> float:
         """Compute the mean loss, in nats, over all answers of rows."""
         total = count = 0.0
+        parts: list[list[Row]] = [[]]
+        for row in rows:
+            if sum(map(len, parts[-1])) + len(row) > _EXAMINED_IDS and parts[-1]:
+                parts.append([])
+            parts[-1].append(row)
         with torch.no_grad():
-            for row in rows:
-                losses, weights = self._losses([row])
-                total += (losses * (weights > 0)).sum().item()
-                count += (weights > 0).sum().item()
+            for part in parts:
+                losses, weights = self._losses(pack(part, self._groups))
+                total += float((losses * (weights > 0)).sum())
+                count += float((weights > 0).sum())
         return total / max(count, 1)
 
-    def _losses(self, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
-        """Compute the loss of every answer and its weight, each float32 [answers]."""
-        length = max(map(len, rows))
+    def _losses(self, batch: Packed) -> tuple[Tensor, Tensor]:
+        """Compute the loss of every answer and its weight, each float32 [groups, m]."""
+        device = self._device
+        ids, asked, answers, weights = (
+            _bring(array, device) for array in (batch.ids, batch.asked, batch.answers, batch.weights)
+        )
+        hidden = self.model(ids, batch.packing(device), self._attend, self._dtype)
+        heads = self.model.lm_head.weight[self.get_buffer("_answers")].to(self._dtype)  # [groups, ids, hidden]
+        logits = hidden[asked] @ heads.transpose(1, 2)  # [groups, m, ids]
+        losses = F.cross_entropy(logits.flatten(0, 1).float(), answers.flatten(), reduction="none")
+        return losses.unflatten(0, answers.shape), weights
 
-        def stack(arrays: Sequence[np.ndarray]) -> Tensor:
-            filled = [np.pad(array, (0, length - len(array))) for array in arrays]
-            return torch.from_numpy(np.stack(filled)).to(self.model.lm_head.weight.device, non_blocking=True)
 
-        ids, answers = stack([row.ids for row in rows])[:, :-1], stack([row.answers for row in rows])[:, 1:]
-        weights = stack([row.weights for row in rows])[:, 1:]
-        wanted = weights > 0
-        with torch.autocast(ids.device.type, torch.bfloat16, enabled=self._bf16):
-            logits = self.model(ids, wanted)
-        return F.cross_entropy(logits.float(), answers[wanted], reduction="none"), weights[wanted]
-
-    def _rows(self, step: int) -> list[Row]:
-        """Draw a step's batch: a function of seed and step alone."""
-        group, place = divmod(step, _BATCHES_SORTED)
-        if self._drawn[0] != group:
-            dice = np.random.default_rng([self._seed, group])
-            rows = sorted((self.draw(dice) for _ in range(self._batch * _BATCHES_SORTED)), key=len)
-            batches = [rows[start : start + self._batch] for start in range(0, len(rows), self._batch)]
-            dice.shuffle(batches)
-            self._drawn = (group, batches)
-        return self._drawn[1][place]
+def _bring(array: np.ndarray, device: torch.device) -> Tensor:
+    """Copy to a device; to a GPU without waiting for it."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 class Singer(LanguageStudent):
@@ -90,27 +152,16 @@ class Singer(LanguageStudent):
     def __init__(
         self,
         size: Size,
-        vocabulary: Vocabulary,
-        tokenizer: Tokenizer,
-        broken: BrokenTokenizer,
-        songs: Sequence[CodedSong],
+        lessons: SingingLessons,
         held_out: Sequence[CodedSong],
-        noise: Noise,
-        batch: int,
         *,
-        seed: int = 0,
         bf16: bool = False,
+        processes: int = 0,
     ) -> None:
-        super().__init__(size, vocabulary, batch, seed, bf16)
-        self._tokenizer, self._broken, self._noise = tokenizer, broken, noise
-        self._songs, self._held_out = songs, held_out
-
-    def draw(self, dice: np.random.Generator) -> Row:
-        tokenizer = self._tokenizer
-        if dice.random() < BROKEN_TEXTS:
-            tokenizer = self._broken
-            sentencepiece.set_random_generator_seed(int(dice.integers(2**31)))
-        return draw_song_row(self._songs, tokenizer, self.vocabulary, self.model.size.length, self._noise, dice)
+        vocabulary = Vocabulary.read(lessons.text)
+        super().__init__(size, vocabulary, lessons, singing_groups(vocabulary), bf16=bf16, processes=processes)
+        self._tokenizer = Tokenizer(lessons.text / TOKENIZER_FILE, vocabulary)
+        self._held_out = held_out
 
     def examine(self) -> dict[str, float]:
         """Measure the loss of both tracks and how much worse it is with another song's words, tags, or nothing."""
@@ -147,22 +198,15 @@ class Filler(LanguageStudent):
     def __init__(
         self,
         size: Size,
-        vocabulary: Vocabulary,
-        songs: Sequence[CodedSong],
+        lessons: FillingLessons,
         held_out: Sequence[CodedSong],
-        noise: Noise,
-        own_mistakes: float,
-        batch: int,
         *,
-        seed: int = 0,
         bf16: bool = False,
+        processes: int = 0,
     ) -> None:
-        super().__init__(size, vocabulary, batch, seed, bf16)
-        self._noise, self._own_mistakes = noise, own_mistakes
-        self._songs, self._held_out = songs, held_out
-
-    def draw(self, dice: np.random.Generator) -> Row:
-        return draw_window_row(self._songs, self.vocabulary, self._noise, self._own_mistakes, dice)
+        vocabulary = Vocabulary.read(lessons.text)
+        super().__init__(size, vocabulary, lessons, filling_groups(vocabulary), bf16=bf16, processes=processes)
+        self._held_out = held_out
 
     def examine(self) -> dict[str, float]:
         """Measure the loss of each fine book, over the first window of each track."""

@@ -1,8 +1,11 @@
 """The tiny models' tokenizer: a SentencePiece model with the properties of YuE's, learned from the corpus."""
 
 import io
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from pathlib import Path
+from random import Random
 
 import sentencepiece
 
@@ -13,6 +16,7 @@ from yue_cli.vocab import CODEBOOKS, Vocabulary
 
 PIECES = 704
 SPECIALS = "<EOD> <SOA> <EOA> <stage_1> <stage_2> <xcodec>".split()
+_BLANK = "▁"  # what sentencepiece makes of a space
 CODEBOOK_START = 768  # leaves room for more specials; a multiple of 64, as is all that follows
 BROKEN_TEXTS = 0.2  # of the rows: words in random pieces, so that unknown words mean sounds, too
 
@@ -46,7 +50,39 @@ def learn(texts: Iterable[str], folder: Path) -> None:
 
 
 class BrokenTokenizer(Tokenizer):
-    """Cuts words into pieces at random, another way each time. Source: BPE-dropout, arXiv 1910.13267."""
+    """Cuts words into pieces at random: merges are left out. Source: BPE-dropout, arXiv 1910.13267.
+
+    sentencepiece does so, too, but cannot be told to do the same again.
+    """
+
+    left_out = 0.1  # of the merges
+
+    def __init__(self, path: Path, vocabulary: Vocabulary) -> None:
+        super().__init__(path, vocabulary)
+        pieces = self._pieces
+        whole = [id for id in range(len(pieces)) if not (pieces.IsControl(id) or pieces.IsByte(id))]
+        self._ids = {pieces.IdToPiece(id): id for id in whole}
+        self._scores = {pieces.IdToPiece(id): pieces.GetScore(id) for id in whole}
+        self.dice = Random(0)
 
     def encode(self, text: str) -> list[int]:
-        return list(self._pieces.encode(text, enable_sampling=True, alpha=0.1))
+        words = re.findall(f"{_BLANK}[^{_BLANK}]*", _BLANK * bool(text) + text.replace(" ", _BLANK))
+        return [id for word in words for id in self._cut(word)]
+
+    def _cut(self, word: str) -> Iterator[int]:
+        parts = list(word)
+        while True:
+            merges = [
+                (self._scores[left + right], -place)
+                for place, (left, right) in enumerate(pairwise(parts))
+                if left + right in self._scores and self.dice.random() >= self.left_out
+            ]
+            if not merges:
+                break
+            place = -max(merges)[1]
+            parts[place : place + 2] = [parts[place] + parts[place + 1]]
+        for part in parts:
+            if part in self._ids:
+                yield self._ids[part]
+            else:
+                yield from (self._pieces.PieceToId(f"<0x{byte:02X}>") for byte in part.encode())

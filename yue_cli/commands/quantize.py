@@ -22,7 +22,7 @@ def quantize(
         typer.Argument(
             metavar="[SONG]...",
             show_default=False,
-            help="Finished songs on which the copy is measured; EXL2 is fitted to them.",
+            help="Finished songs on which the copy is measured; EXL2 is fitted to them. None: it sings some for EXL2.",
         ),
     ] = None,
     *,
@@ -41,6 +41,9 @@ def quantize(
         list[Path] | None,
         typer.Option("--calibrate", metavar="SONG", help="The same as SONG: more songs may follow."),
     ] = None,
+    sing: Annotated[
+        bool, typer.Option("--sing", help="Let the original sing a few songs to measure the copy on; EXL2 always does.")
+    ] = False,
     stage: Annotated[
         str | None, typer.Option("--stage", metavar="NAME", help="stage1 or stage2, where the model does not tell.")
     ] = None,
@@ -50,10 +53,11 @@ def quantize(
     quiet: options.Quiet = False,
 ) -> None:
     """Make a copy of a model in 8 or 4 bits; run it again to go on after any interruption."""
-    from yue_cli import machine, quantize, quantize_exl2, replay  # loads torch
+    from yue_cli import calibration, copies, machine, quantize, quantize_exl2, replay  # loads torch
     from yue_cli.weights import Library
 
     songs = [*(calibrate or []), *(songs or [])]
+    sings = not songs and (sing or format == quantize.EXL2)
     told = console.Console(-1 if quiet else 0)
     quantize.check_format(format, bpw, head_bits)
     chosen = machine.choose_device(device or "auto")
@@ -62,22 +66,22 @@ def quantize(
     with told.watching():
         original = quantize.find_original(library, model)
         if format == quantize.EXL2:
-            quantize_exl2.check(songs, output)
+            quantize_exl2.check(output)
         folder = quantize.choose_folder(library, original, format, output)
         stage = stage or original.part
-        if songs and stage is None:
+        if (songs or sings) and stage is None:
             raise SettingsError(f"of which stage {model} is is not clear: give --stage stage1 or stage2.")
-        if bpw is not None and songs and stage is not None:  # exl2
-            home_folder, emit = library.home, told.emit
-            made = quantize_exl2.make(
-                original, folder, stage, songs, home_folder, bits=bpw, head_bits=head_bits, emit=emit
-            )
+        singer = calibration.Singer(original, stage or "", folder, str(chosen), library.home, offline, told.emit)
+        if bpw is not None:  # exl2
+            made = quantize_exl2.make(singer, songs, bits=bpw, head_bits=head_bits)
         else:
             made = quantize.make(original, format, folder, chosen, told.emit)
-        quality = []
-        if songs and stage is not None:
-            quality = [measure(library, stage, str(folder), str(original.path), songs, LIMIT, device, told.emit)]
+        quality = copies.read_record(folder)["quality"] if sings else []
+        if stage is not None and (songs or sings) and not quality:
+            heard = songs or singer.sing()
+            quality = [measure(library, stage, str(folder), str(original.path), heard, LIMIT, device, told.emit)]
             quantize.add_quality(folder, quality)
+        singer.forget()
     name = f"{model}@{format}" if output is None else str(folder)
     told.line("next", f"`--set {stage or 'stage1'}.model={name}` sings with it")
     for row in quality:

@@ -98,7 +98,7 @@ def decode(
     mix = stems[0] + stems[1]
     for waveform in (mix, *stems):
         mixing.limit(waveform, limit)
-    mixing.replace_low(low_mix, mix, out=mix)
+    mixing.replace_low(low_mix, mix, out=mix, device=decoders.codec.to_decoder.weight.device)
     emit(Finished(TOPIC, label, frames, "frames", time.monotonic() - began, frames / FRAME_RATE))
     return Stems(mix, *stems)
 

@@ -16,10 +16,10 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from yue_cli.atomic import storage_errors, write_bytes
-from yue_cli.engines.exl2 import extension
+from yue_cli.engines.exl2 import extension, format
 from yue_cli.engines.exl2.converter import JOB_FILE, ROWS_FILE, STEPS
 from yue_cli.engines.native.config import LlamaConfig
-from yue_cli.errors import EngineError
+from yue_cli.errors import CheckpointError, EngineError
 from yue_cli.events import Emit, Finished, Progress, ignore
 
 TOPIC = "quantize"
@@ -31,7 +31,12 @@ MOST_ROWS, MEASURED_ROWS = (
 HEAD_BITS = 6  # unless something else is asked for
 _SHARD_MEGABYTES = 8192
 _SAID = re.compile(r"\[STATUS\](.*)\[/STATUS\]")
-_STAGES = {"Measuring": "measuring layers", "Quantizing": "quantizing layers"}  # that take long
+_STAGES = {  # that take long, with what is counted
+    "Measuring": ("measuring layers", "modules"),
+    "Optimizing": ("choosing bits", "tries"),
+    "Quantizing": ("quantizing layers", "modules"),
+}
+_TRIES = 240  # searches for the best mixtures of bits, about 20 s on any model
 _REMEMBERED_LINES = 30
 
 
@@ -80,8 +85,13 @@ def convert(
 
 
 def disk_bytes(source: Path, *, bits: float, head_bits: int, rows: int) -> int:
-    """Count about the bytes of disk that a conversion takes while it runs: states of all rows, weights twice."""
-    config = LlamaConfig.read(source)
+    """Count about the bytes of disk that a conversion takes while it runs: states of all rows, weights twice.
+
+    Raises CheckpointError for a model that cannot be converted.
+    """
+    config = LlamaConfig.read(source, format.METHOD)
+    if config.quantization is not None or format.is_exl2(source):
+        raise CheckpointError(f"{source}: is quantized already; expected an original model.")
     layers = config.layers * sum(out * into for out, into in config.matrices.values())
     table = config.vocabulary_size * config.hidden
     weights = round((layers * bits + table * head_bits) / 8)
@@ -152,19 +162,31 @@ class _Told:
     """Turns the converter's reports into events."""
 
     def __init__(self, modules: int, emit: Emit) -> None:
-        self._modules, self._emit = modules, emit
-        self._stage, self._began, self._first = "", 0.0, 0
+        self._totals, self._emit = {"modules": modules, "tries": _TRIES}, emit
+        self._stage, self._began, self._done = "", 0.0, 0
+        self._first: int | None = None  # what was done when this stage was first heard of
 
     def hear(self, status: Mapping[str, Any]) -> None:
-        label = _STAGES.get(status["stage"])
-        if label is None:
+        """Take a report, of which every stage's last may be missing."""
+        stage = status["stage"]
+        if stage != self._stage:
+            self._finish()
+            self._stage, self._began = stage, time.perf_counter()
+        if stage not in _STAGES:
             return
-        done = round(status["completion"] * self._modules)
-        if label != self._stage:
-            self._stage, self._began, self._first = label, time.perf_counter(), done
-        if done < self._modules:
-            self._emit(Progress(TOPIC, label, done, self._modules, "modules"))
+        label, unit = _STAGES[stage]
+        total = self._totals[unit]
+        self._done = round(status["completion"] * total)
+        if self._first is None:
+            self._first = self._done
+        if self._done < total:
+            self._emit(Progress(TOPIC, label, self._done, total, unit))
         else:
+            self._finish()
+
+    def _finish(self) -> None:
+        if self._stage in _STAGES and self._first is not None:
+            label, unit = _STAGES[self._stage]
             seconds = time.perf_counter() - self._began
-            self._emit(Finished(TOPIC, label, done - self._first, "modules", seconds))
-            self._stage = ""
+            self._emit(Finished(TOPIC, label, self._done - self._first, unit, seconds))
+        self._first = None

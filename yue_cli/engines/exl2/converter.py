@@ -48,13 +48,18 @@ def main(folder: Path) -> None:
         use_rows(folder, job, job["measurement_rows"] if measured else job["dataset_rows"])
         embeddings(job, save, model())
 
+    def write() -> None:
+        for other in Path(job["compile_full"]).glob("output*.safetensors"):  # of a run that was cut off here
+            other.unlink()
+        compile_model(job, save, model())
+
     work = {
         "embed to measure": embed,
         "measure": lambda: measure_quant(job, save, model(_MEASURED_OUTPUT), 0),
         "choose": lambda: optimize(job, save, model()),
         "embed": embed,
         "quantize": lambda: quant(job, save, model()),
-        "write": lambda: compile_model(job, save, model()),
+        "write": write,
     }
     recover(job)
     while job["progress"] != "done":

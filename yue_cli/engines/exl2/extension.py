@@ -5,6 +5,7 @@ its kernels read, multiplies with them, and turns them back into numbers.
 """
 
 import contextlib
+import importlib
 import importlib.util
 import io
 import shutil
@@ -60,6 +61,8 @@ def load(emit: Emit = ignore) -> ModuleType:
 
     def work() -> None:
         try:
+            if _is_installed(NAME):  # exllamav2 goes on when this fails, and then lacks a name
+                importlib.import_module(NAME)
             from exllamav2 import ext
 
             outcome.append(ext)
@@ -100,10 +103,14 @@ def _explain(error: Exception) -> str:
         return (
             f"engine exl2: exllamav2 needs the package {error.name}, which is not installed; pip install {error.name}."
         )
-    if "undefined symbol" in str(error):
+    if isinstance(error, ImportError) and not isinstance(error, ModuleNotFoundError):  # of what is built already
+        import torch
+
+        where = "install its wheel for this one, or the package without a built extension, which builds its own"
+        remedy = where if _is_installed(NAME) else f"delete {_build_folder()}, so that it is built anew"
         return (
-            f"engine exl2: the installed {NAME} was built for another PyTorch ({what}); install the wheel for this "
-            "one, or the package without a built extension, which builds its own."
+            f"engine exl2: {NAME} cannot be loaded ({what}). It was built for another PyTorch than "
+            f"{torch.__version__}, or lacks a library: {remedy}."
         )
     return (
         f"engine exl2: exllamav2's extension could not be built or loaded: {what}{end} It needs the CUDA toolkit that "

@@ -11,16 +11,17 @@ import triton.language as tl
 
 from yue_cli.engines.native import kernels
 
-_CAPABILITY = 9, 0
+_HOPPER = 9, 0  # compute capability
+
+
+@lru_cache
+def is_hopper(device: torch.device) -> bool:
+    """Tell whether a device is a GPU of that generation, or a younger one."""
+    return device.type == "cuda" and torch.cuda.is_available() and torch.cuda.get_device_capability(device) >= _HOPPER
 
 
 @lru_cache
 def link(device: torch.device) -> dict[str, bool]:
     """Tell a kernel, by further arguments, whether it is launched as a link of a chain."""
-    can = (
-        device.type == "cuda"
-        and not kernels.INTERPRETED
-        and hasattr(tl.extra.cuda, "gdc_wait")  # Triton 3.4
-        and torch.cuda.get_device_capability(device) >= _CAPABILITY
-    )
+    can = not kernels.INTERPRETED and is_hopper(device) and hasattr(tl.extra.cuda, "gdc_wait")  # Triton 3.4
     return {"CHAINED": True, "launch_pdl": True} if can else {"CHAINED": False}

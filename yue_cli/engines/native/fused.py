@@ -21,8 +21,7 @@ class FusedStep:
 
     def __init__(self, model: Llama, *, length: int) -> None:
         self._model, self._length = model, length
-        is_bytes = any(isinstance(cache, EightBitCache) for cache in model.caches)
-        self.cut = tiles.attention_cut(model.config.heads > model.config.key_value_heads, is_bytes)
+        self.cut = tiles.attention_cut(len(model.caches[0].keys), chain.is_hopper(model.cosine.device))
 
     def extent(self, needed: int) -> int:
         """Tell how many places to look at: the kernels find out on the device what is filled."""
@@ -90,10 +89,9 @@ class FusedStep:
             GROUPS=groups,
             SHARED=shared,
             SIZE=size,
-            QUERIES=tiles.padded(groups * count, 16 if cut.tensor_cores else 1),
+            QUERIES=tiles.padded(groups * count),
             CHUNK=cut.chunk,
             BLOCK=cut.block,
-            TENSOR_CORES=cut.tensor_cores,
             EIGHT_BIT=is_bytes,
             num_warps=cut.warps,
             num_stages=cut.stages,

@@ -96,14 +96,15 @@ def begin_product(
         tl.extra.cuda.gdc_launch_dependents()
         line = tl.arange(0, AHEAD // 128) * (1024 // weight.dtype.element_ty.primitive_bitwidth)
         lines = weight + out[:, None] * SIZE + line[None, :]
-        _fetch(lines)
+        fetch(lines)
         if GATED:
-            _fetch(lines + outs * SIZE)
+            fetch(lines + outs * SIZE)
         tl.extra.cuda.gdc_wait()
 
 
 @triton.jit
-def _fetch(places):
+def fetch(places):
+    """Bring the cache lines of these places into the GPU's cache."""
     tl.inline_asm_elementwise(
         "prefetch.global.L2 [$1]; mov.b32 $0, 0;", "=r,l", [places.to(tl.int64)], tl.int32, is_pure=False, pack=1
     )
@@ -188,15 +189,15 @@ def attend(
     GROUPS: tl.constexpr,  # heads that share a key
     SHARED: tl.constexpr,
     SIZE: tl.constexpr,
-    QUERIES: tl.constexpr,  # GROUPS * COUNT, rounded up to a power of two; 16 at least if TENSOR_CORES
+    QUERIES: tl.constexpr,  # GROUPS * COUNT, rounded up to what tensor cores take
     CHUNK: tl.constexpr,  # keys of a program
     BLOCK: tl.constexpr,  # keys at once; divides CHUNK
-    TENSOR_CORES: tl.constexpr,
     EIGHT_BIT: tl.constexpr,
     CHAINED: tl.constexpr,
 ):
     """Let the queries of one key head look at one chunk of its keys. Chunks behind the last id do nothing."""
-    begin(CHAINED)
+    if CHAINED:
+        tl.extra.cuda.gdc_wait()  # the next kernel begins late: its programs would take the place of these
     chunk, shared, row = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     known = tl.load(filled + row).to(tl.int32) + COUNT
     first = chunk * CHUNK
@@ -226,7 +227,7 @@ def attend(
             if EIGHT_BIT:
                 k = _widen(k)
                 v = _widen(v)
-            scores = _scores(q, k, TENSOR_CORES) * sharpness
+            scores = tl.dot(q, tl.trans(k), input_precision="ieee") * sharpness
             if EIGHT_BIT:
                 scores *= tl.load(key_scales + slots + key, mask=is_key, other=0.0)[None, :]
             scores = tl.where(key[None, :] <= last[:, None], scores, float("-inf"))
@@ -241,31 +242,17 @@ def attend(
                 scale = tl.load(value_scales + slots + key, mask=is_key, other=0.0)
                 largest = tl.max(scale, 0)
                 share = scale / tl.where(largest > 0, largest, 1.0)
-                total += _weighted(weight * share[None, :], v, TENSOR_CORES) * largest
+                total += tl.dot((weight * share[None, :]).to(tl.float16), v, input_precision="ieee") * largest
             else:
-                total += _weighted(weight, v, TENSOR_CORES)
+                total = tl.dot(weight.to(v.dtype), v, total, input_precision="ieee")
             peak = higher
+        if CHAINED:
+            tl.extra.cuda.gdc_launch_dependents()
         chunks = tl.num_programs(0)
         part = ((row * SHARED + shared) * chunks + chunk) * GROUPS * COUNT + query
         tl.store(sums + part[:, None] * SIZE + feature[None, :], total, mask=is_query[:, None])
         tl.store(peaks + part * 2, peak, mask=is_query)
         tl.store(peaks + part * 2 + 1, weights, mask=is_query)
-
-
-@triton.jit
-def _scores(q, k, TENSOR_CORES: tl.constexpr):
-    """Multiply queries [QUERIES, SIZE] with keys [BLOCK, SIZE]: float32 [QUERIES, BLOCK]."""
-    if TENSOR_CORES:
-        return tl.dot(q, tl.trans(k), input_precision="ieee")
-    return tl.sum(q.to(tl.float32)[:, None, :] * k.to(tl.float32)[None, :, :], 2)
-
-
-@triton.jit
-def _weighted(weight, v, TENSOR_CORES: tl.constexpr):
-    """Sum values [BLOCK, SIZE] by weights [QUERIES, BLOCK]: float32 [QUERIES, SIZE]."""
-    if TENSOR_CORES:
-        return tl.dot(weight.to(v.dtype), v, input_precision="ieee")
-    return tl.sum(weight[:, :, None] * v.to(tl.float32)[None, :, :], 1)
 
 
 @triton.jit

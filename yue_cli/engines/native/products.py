@@ -28,7 +28,7 @@ def project(
     """
     tokens, inner = x.shape
     outs = len(weight) // 2 if gated else len(weight)
-    tile = tiles.find(type(weight), outs, inner, tokens, gated)
+    tile = tiles.find(type(weight), outs, inner, tokens, gated, chain.is_hopper(x.device))
     if tile is None:
         return _by_pytorch(x, weight, norm, epsilon, gated, add_to, dtype)
     y = torch.empty(tokens, outs, dtype=dtype or x.dtype, device=x.device) if add_to is None else add_to
@@ -120,6 +120,7 @@ def _in_whole_numbers(
         ROWS=tiles.padded(tokens, 8),
         BLOCK_OUT=tile.out,
         BLOCK_IN=tile.inner,
+        GROUPS=tiles.padded(inner // tile.inner, 1),
         FOUR_BIT=isinstance(weight, Int4Weight),
         GATED=gated,
         ADD=adds,
@@ -141,6 +142,8 @@ def _by_pytorch(
 ) -> Tensor:
     if norm is not None:
         x = F.rms_norm(x, (x.shape[-1],), norm, epsilon)
+    if add_to is not None and isinstance(weight, Tensor) and not gated:
+        return add_to.addmm_(x, weight.T)
     y = linear(x, weight)
     if gated:
         gate, other = y.chunk(2, dim=-1)

@@ -1,9 +1,10 @@
 """How the kernels cut their work. A table, not a measurement at run time: equal rows must give equal bits.
 
-The figures are for the two published models. None has been measured yet; `benchmarks/kernels.py` measures others.
+The figures for Hopper were measured at the shapes of the published models (`benchmarks/kernels.py` measures others);
+those for older GPUs, which have less shared memory, are guesses.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -31,19 +32,15 @@ class Cut:
     block: int  # keys that it looks at at once
     warps: int
     stages: int
-    # Tensor cores want 16 queries and a detour through shared memory: too much for one or two that share a key.
-    tensor_cores: bool
 
 
 COMBINED = 16  # chunks that are joined at once
-_AHEAD = 2048  # bytes
+_AHEAD = 512  # bytes; more gets into the way of what is needed first
 
 
-def attention_cut(has_groups: bool, is_bytes: bool) -> Cut:
-    """Choose for a model whose heads share keys, or do not, and for a cache in bytes or not."""
-    if has_groups:
-        return Cut(128, 64, warps=4, stages=2, tensor_cores=True)
-    return Cut(256, 64, warps=4, stages=2, tensor_cores=False)
+def attention_cut(rows: int, is_hopper: bool) -> Cut:
+    """Choose for a number of rows. `chunk` and `block` are the same for all, since the numbers depend on them."""
+    return Cut(256, 128, warps=4, stages=3 if rows <= 8 and is_hopper else 2)
 
 
 def ahead(row_bytes: int) -> int:
@@ -54,37 +51,49 @@ def ahead(row_bytes: int) -> int:
     return size
 
 
-def find(kind: type, outs: int, inner: int, rows: int, gated: bool) -> Tile | None:
-    """Choose the tile of a product, None where there is no kernel for it.
+def find(kind: type, outs: int, inner: int, rows: int, gated: bool, is_hopper: bool) -> Tile | None:
+    """Choose the tile of a product, None where there is no kernel for it, or none as fast as PyTorch's.
 
     kind: class of the weight. outs: columns of the result. inner: columns of x.
     """
     if rows > MOST_ROWS:
         return None
     if kind in (Int8Weight, Int4Weight):
-        return fixed_tile(outs, inner, rows, gated, kind is Int4Weight)
-    return product_tile(outs, inner, rows, gated) if issubclass(kind, Tensor) else None
+        return fixed_tile(outs, inner, rows, gated, kind is Int4Weight, is_hopper)
+    return product_tile(outs, inner, rows, gated, is_hopper) if issubclass(kind, Tensor) else None
 
 
-def product_tile(outs: int, inner: int, rows: int, gated: bool) -> Tile | None:
+def product_tile(outs: int, inner: int, rows: int, gated: bool, is_hopper: bool) -> Tile | None:
     """Choose the tile of a product with weights in 16 bits."""
-    columns = 32 if outs > 8192 or gated or rows > 32 else 16
-    depth = 256 if rows <= 32 else 128
-    while inner % depth:
-        depth //= 2
-    columns = _fitting(outs, columns)
-    if columns < 16 or depth < 16:
+    if not is_hopper:
+        columns = 32 if outs > 8192 or gated or rows > 32 else 16
+        tile = Tile(columns, 256 if rows <= 32 else 128, warps=4, stages=3 if gated else 4)
+    elif inner > 4096 and inner % 256:
         return None
-    return Tile(columns, depth, warps=4, stages=3 if gated else 4)
+    elif gated:
+        tile = Tile(64, 128, warps=4, stages=5 if rows <= 16 else 4)
+    elif outs <= 2048:
+        tile = Tile(16, 512 if rows <= 32 else 256, warps=4, stages=4)
+    elif inner > outs:
+        tile = Tile(64, 256, warps=4, stages=4 if rows <= 32 else 3)
+    elif outs <= 4096:
+        tile = Tile(32, 512, warps=4, stages=4 if rows <= 16 else 3)
+    else:
+        tile = Tile(64, 128, warps=4, stages=5)
+    return _fitted(tile, outs, inner)
 
 
-def fixed_tile(outs: int, inner: int, rows: int, gated: bool, four_bit: bool) -> Tile | None:
+def fixed_tile(outs: int, inner: int, rows: int, gated: bool, four_bit: bool, is_hopper: bool) -> Tile | None:
     """Choose the tile of a product with quantized weights; in four bits, a group of columns at once."""
-    columns = _fitting(outs, 64 if rows <= 32 and outs > 5120 else 32)
-    if columns < 16 or inner % GROUP:
+    if inner % GROUP:
         return None
-    depth = GROUP if four_bit or rows > 8 or inner % 256 else 256
-    return Tile(columns, depth, warps=4, stages=4 if rows <= 32 else 3)
+    if four_bit:
+        tile = Tile(32 if gated else 16, GROUP, warps=2, stages=4)
+    elif not is_hopper:
+        tile = Tile(64 if rows <= 32 and outs > 5120 else 32, GROUP, warps=4, stages=5 if rows <= 32 else 3)
+    else:
+        tile = Tile(64, 256, warps=4, stages=4 if gated or rows > 32 else 6)
+    return _fitted(tile, outs, inner)
 
 
 def padded(count: int, least: int = 16) -> int:
@@ -95,7 +104,11 @@ def padded(count: int, least: int = 16) -> int:
     return size
 
 
-def _fitting(outs: int, columns: int) -> int:
+def _fitted(tile: Tile, outs: int, inner: int) -> Tile | None:
+    """Make a tile smaller until it divides the matrix; None if that leaves too little for tensor cores."""
+    columns, depth = tile.out, tile.inner
     while outs % columns:
         columns //= 2
-    return columns
+    while inner % depth:
+        depth //= 2
+    return replace(tile, out=columns, inner=depth) if min(columns, depth) >= 16 else None
