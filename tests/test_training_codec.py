@@ -240,6 +240,11 @@ def test_a_vocoder_learns_from_fixed_codes(exported, set_16k, tmp_path):
     student = VocoderRenderer(vocoder, codec, RUN, fine, fine, codes, codes, (0.0, 1.0, 0.0), seed=1)
     assert falls(student, RUN, tmp_path)
     assert all(parameter.grad is None for parameter in codec.parameters())
+    crops = Crops(torch.tensor([VOCAL, INSTRUMENTAL]), torch.tensor([0, 100]), 100)
+    rendered = student._rendered(codes, crops, torch.tensor([8, 8]), alone=True).detach()
+    for row, (track, start) in enumerate(((VOCAL, 0), (INSTRUMENTAL, 100))):
+        song = codec.embed(codes[track, None, :, start : start + 100].long())
+        torch.testing.assert_close(rendered[row], vocoder.decode(song)[0], rtol=1e-4, atol=1e-5)  # edges and all
 
 
 @pytest.mark.parametrize("name", PRESETS)

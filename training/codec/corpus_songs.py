@@ -43,7 +43,7 @@ def _join(songs: list[CorpusSong], rate: int, hours: float) -> Songs:
     bounds, unit = [0], rate // FRAME_RATE
     waves: list[np.ndarray] = []
     labels: dict[str, list[np.ndarray]] = {label.name: [] for label in LABELS}
-    chosen = []
+    chosen: list[CorpusSong] = []
     for song in songs:
         if sum(each.frames for each in chosen) >= hours * 3600 * FRAME_RATE:
             break

@@ -30,6 +30,7 @@ from yue_cli.stages.decode import Decoders, decode, open_codec
 DEPTHS = (1, 4, 8)
 MEL_WINDOW, MEL_HOP, MEL_BANDS = 1024, 256, 80
 DRAWN_S = 8
+LIMIT = "clip"  # as the product does by default
 MU, BITS = 255, 4  # of µ-law
 Row = dict[str, float]
 
@@ -78,7 +79,7 @@ def measure(decoders: Decoders, encoder: Encoder, songs: list[CorpusSong]) -> di
                 rows[f"{track} 16 kHz, {name}"].append(coarse.compare(wave, truth))
             constant = {"mel": float((averages[track][:, None] - coarse.mel(truth)[0]).abs().mean())}
             rows[f"{track} 16 kHz, mean spectrum"].append(constant)
-        stems = decode(decoders, found[VOCAL][0].numpy(), found[INSTRUMENTAL][0].numpy(), "scale")
+        stems = decode(decoders, found[VOCAL][0].numpy(), found[INSTRUMENTAL][0].numpy(), LIMIT)
         true = [torch.from_numpy(song.load(track, VOCODER_SAMPLE_RATE))[None] for track in TRACKS]
         for name, made, truth in (
             ("vocal", stems.vocal, true[VOCAL]),
@@ -100,7 +101,7 @@ def measure(decoders: Decoders, encoder: Encoder, songs: list[CorpusSong]) -> di
 def _draw(path: Path, decoders: Decoders, encoder: Encoder, song: CorpusSong) -> None:
     """Draw the first seconds of a song's tracks and mix beside their copies."""
     codes = [encoder.encode(torch.from_numpy(song.load(track, SAMPLE_RATE))[None])[0].cpu().numpy() for track in TRACKS]
-    stems = decode(decoders, codes[VOCAL], codes[INSTRUMENTAL], "scale")
+    stems = decode(decoders, codes[VOCAL], codes[INSTRUMENTAL], LIMIT)
     vocal, instrumental = (song.load(track, VOCODER_SAMPLE_RATE) for track in TRACKS)
     pairs = (
         ("vocal", vocal, stems.vocal),

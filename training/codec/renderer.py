@@ -1,6 +1,7 @@
 """Codes to sound, with codes that no longer change: the last touch of the 16 kHz decoder, and both vocoders.
 
-Each crop is decoded with the frames around it, as the product decodes a chunk, so that no edge is ever learned.
+A crop is decoded with the frames around it, as the product decodes a chunk, or now and then as if it were a whole song.
+Without the latter a vocoder learns frames that only their neighbours make quiet, and a song starts and ends in a click.
 """
 
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ WAVEFORM_WEIGHT = 50.0
 TOP_HZ, TOP_FACTOR = 4_000, 2.0  # the mix takes its top band from the vocoder
 LEVEL_WEIGHT = 0.5
 EXAMINED = 32  # crops
+WHOLE_CHANCE = 0.25  # how often the crops of a step stand alone
 _LOG_MAGNITUDE = 3.5  # of a vocoder's bins before it has learned: about the level of music
 
 
@@ -65,7 +67,8 @@ class Renderer(Student):
         draw = np.random.default_rng([self._seed, 5, step])
         crops = self._draw(self._sampler, draw, self._run.batch)
         depths = torch.from_numpy(draw.choice(DEPTHS, self._run.batch, p=DEPTH_CHANCES))
-        return self.compare(self._rendered(self._codes, crops, depths), self._songs.wave(crops))
+        alone = draw.random() < WHOLE_CHANCE
+        return self.compare(self._rendered(self._codes, crops, depths, alone), self._songs.wave(crops))
 
     @inference_mode()
     def examine(self) -> dict[str, float]:
@@ -77,6 +80,8 @@ class Renderer(Student):
             rendered = self._rendered(self._held_out_codes, crops, torch.full((EXAMINED,), depth))
             compared = self.compare(rendered, wave)[1] | {"si_sdr": si_sdr(rendered, wave).median()}
             figures |= {f"{name}_{depth}": float(value) for name, value in compared.items()}
+        alone = self._rendered(self._held_out_codes, crops, torch.full((EXAMINED,), 8), alone=True)
+        figures["peak_alone"] = float(alone.abs().max())
         return figures
 
     def _draw(self, sampler: Sampler, draw: np.random.Generator, batch: int) -> Crops:
@@ -84,8 +89,9 @@ class Renderer(Student):
         wide = sampler.draw(draw, batch, self._run.frames + 2 * self.context, self._shares)
         return Crops(wide.tracks, wide.starts + self.context, self._run.frames)
 
-    def _rendered(self, codes: Tensor, crops: Crops, depths: Tensor) -> Tensor:
-        wide = Crops(crops.tracks, crops.starts - self.context, crops.frames + 2 * self.context)
+    def _rendered(self, codes: Tensor, crops: Crops, depths: Tensor, alone: bool = False) -> Tensor:
+        context = 0 if alone else self.context
+        wide = Crops(crops.tracks, crops.starts - context, crops.frames + 2 * context)
         positions = wide.positions(device=codes.device)
         # [B, T, K]: the index of the track, then all codebooks, then the frames
         found = codes[crops.tracks.to(codes.device, non_blocking=True)[:, None], :, positions].long()
@@ -95,7 +101,7 @@ class Renderer(Student):
             used = (torch.arange(len(books))[None] < depths[:, None]).to(books.device, non_blocking=True)
             embedding = (entries * used.to(entries)[:, None, :, None]).sum(2).transpose(1, 2)
         with autocast(embedding.device.type, bfloat16, enabled=self._bf16):
-            wave = self.render(embedding, self.context)
+            wave = self.render(embedding, context)
         return wave.float()
 
 

@@ -55,7 +55,7 @@ class Workplace:
             student = self._autoencoder()
         elif step == "decoder":
             songs, held_out = self._songs(SAMPLE_RATE, self.fine_hours)
-            codec = checkpoint.load_codec(self.export())
+            codec = checkpoint.load_codec(self.export()).to(self.device)
             run = self.preset.decoder
             codes = self._codes(songs, held_out)
             student = DecoderRenderer(codec, run, songs, held_out, *codes, CODEC_SHARES, self.seed, self.bf16)
