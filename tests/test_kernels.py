@@ -261,7 +261,6 @@ def test_products_with_quantized_weights_compile(name: str, kind: type, rows: in
         "ROWS": tiles.padded(rows, 8),
         "BLOCK_OUT": tile.out,
         "BLOCK_IN": tile.inner,
-        "GROUPS": tiles.padded(inner // tile.inner, 1),
         "AHEAD": tiles.ahead(inner // 2 if is_four else inner),
         "FOUR_BIT": is_four,
         "GATED": gated,

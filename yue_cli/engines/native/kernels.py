@@ -96,15 +96,14 @@ def begin_product(
         tl.extra.cuda.gdc_launch_dependents()
         line = tl.arange(0, AHEAD // 128) * (1024 // weight.dtype.element_ty.primitive_bitwidth)
         lines = weight + out[:, None] * SIZE + line[None, :]
-        fetch(lines)
+        _fetch(lines)
         if GATED:
-            fetch(lines + outs * SIZE)
+            _fetch(lines + outs * SIZE)
         tl.extra.cuda.gdc_wait()
 
 
 @triton.jit
-def fetch(places):
-    """Bring the cache lines of these places into the GPU's cache."""
+def _fetch(places):
     tl.inline_asm_elementwise(
         "prefetch.global.L2 [$1]; mov.b32 $0, 0;", "=r,l", [places.to(tl.int64)], tl.int32, is_pure=False, pack=1
     )

@@ -120,7 +120,6 @@ def _in_whole_numbers(
         ROWS=tiles.padded(tokens, 8),
         BLOCK_OUT=tile.out,
         BLOCK_IN=tile.inner,
-        GROUPS=tiles.padded(inner // tile.inner, 1),
         FOUR_BIT=isinstance(weight, Int4Weight),
         GATED=gated,
         ADD=adds,

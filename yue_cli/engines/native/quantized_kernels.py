@@ -9,7 +9,7 @@ are read.
 import triton
 import triton.language as tl
 
-from yue_cli.engines.native.kernels import INTERPRETED, begin, begin_product, fetch
+from yue_cli.engines.native.kernels import INTERPRETED, begin, begin_product
 
 _ASSEMBLY = tl.constexpr(not INTERPRETED)
 
@@ -66,7 +66,6 @@ def fixed_product(
     ROWS: tl.constexpr,  # rows, rounded up to half of what tensor cores take
     BLOCK_OUT: tl.constexpr,  # divides outs
     BLOCK_IN: tl.constexpr,  # divides INS; FOUR_BIT: the columns that share a scale
-    GROUPS: tl.constexpr,  # INS / BLOCK_IN, rounded up to a power of two
     FOUR_BIT: tl.constexpr,
     GATED: tl.constexpr,  # y is silu(gate) * other: SwiGLU
     ADD: tl.constexpr,  # to what y holds
@@ -81,13 +80,12 @@ def fixed_product(
     if FOUR_BIT:
         matrix = outs * (2 if GATED else 1)  # rows that the whole matrix has
         total = _four_bits(
-            bytes_, sums, scales, weight, weight_scales, weight_zeros, out, rows, matrix, INS, ROWS,
-            BLOCK_OUT, BLOCK_IN, GROUPS,
-        )  # fmt: skip
+            bytes_, sums, scales, weight, weight_scales, weight_zeros, out, rows, matrix, INS, ROWS, BLOCK_OUT, BLOCK_IN
+        )
         if GATED:
             other = _four_bits(
                 bytes_, sums, scales, weight, weight_scales, weight_zeros, out + outs, rows, matrix, INS, ROWS,
-                BLOCK_OUT, BLOCK_IN, GROUPS,
+                BLOCK_OUT, BLOCK_IN,
             )  # fmt: skip
     else:
         total = _eight_bits(bytes_, weight, weight_scales, out, rows, INS, ROWS, BLOCK_OUT, BLOCK_IN)
@@ -143,7 +141,6 @@ def _four_bits(
     ROWS: tl.constexpr,
     BLOCK_OUT: tl.constexpr,
     GROUP: tl.constexpr,
-    GROUPS: tl.constexpr,  # INS / GROUP, rounded up to a power of two
 ):
     """Multiply some rows of the matrix with all rows of x: float32 [BLOCK_OUT, ROWS]."""
     row = tl.arange(0, ROWS)
@@ -151,17 +148,10 @@ def _four_bits(
     source, is_row = _bytes_of_rows(bytes_, rows, INS, ROWS)
     total = tl.zeros((BLOCK_OUT, 2 * ROWS), tl.float32)
     base = tl.zeros((BLOCK_OUT, ROWS), tl.float32)
-    # What belongs to a group comes from far and is little: all is fetched at once, and read two groups ahead.
-    if _ASSEMBLY:
-        every = tl.minimum(tl.arange(0, GROUPS), INS // GROUP - 1) * matrix
-        fetch(weight_scales + every + tl.min(out, 0))
-        fetch(weight_zeros + every + tl.min(out, 0))
-    offsets = sums + row * (INS // GROUP)
-    is_row_of_x = row < rows
-    slope, zero, offset = _of_group(0, weight_scales, weight_zeros, offsets, out, is_row_of_x, matrix)
-    slope_1, zero_1, offset_1 = slope, zero, offset
-    if INS > GROUP:
-        slope_1, zero_1, offset_1 = _of_group(1, weight_scales, weight_zeros, offsets, out, is_row_of_x, matrix)
+    # What belongs to a group is asked for a group before it is needed.
+    slope = tl.load(weight_scales + out)
+    zero = tl.load(weight_zeros + out)
+    offset = tl.load(sums + row * (INS // GROUP), mask=row < rows, other=0.0)
     for group in range(INS // GROUP):
         pairs = tl.load(
             weight + out[:, None] * (INS // 2) + (group * (GROUP // 2) + half)[None, :], eviction_policy="evict_first"
@@ -169,26 +159,16 @@ def _four_bits(
         columns = source[None, :] + (group * GROUP + half)[:, None]
         first = tl.load(columns, mask=is_row[None, :], other=0)
         second = tl.load(columns + GROUP // 2, mask=is_row[None, :], other=0)
-        after_next = tl.minimum(group + 2, INS // GROUP - 1)
-        slope_2, zero_2, offset_2 = _of_group(
-            after_next, weight_scales, weight_zeros, offsets, out, is_row_of_x, matrix
-        )
+        following = tl.minimum(group + 1, INS // GROUP - 1)
+        next_slope = tl.load(weight_scales + following * matrix + out)
+        next_zero = tl.load(weight_zeros + following * matrix + out)
+        next_offset = tl.load(sums + row * (INS // GROUP) + following, mask=row < rows, other=0.0)
         part = tl.dot(_low_halves(pairs), first, out_dtype=tl.int32)
         part = tl.dot(_high_halves(pairs), second, part, out_dtype=tl.int32)
         total += part.to(tl.float32) * slope.to(tl.float32)[:, None]
         base += zero.to(tl.float32)[:, None] * offset[None, :]
-        slope, zero, offset = slope_1, zero_1, offset_1
-        slope_1, zero_1, offset_1 = slope_2, zero_2, offset_2
-    scale = tl.load(scales + row, mask=is_row_of_x, other=0.0)
-    return base + _joined(total, ROWS, BLOCK_OUT) * scale[None, :]
-
-
-@triton.jit
-def _of_group(group, weight_scales, weight_zeros, offsets, out, is_row, matrix):
-    """Read scales and zeros [BLOCK_OUT] of a group of columns, and what x sums up to in it [ROWS]."""
-    slope = tl.load(weight_scales + group * matrix + out)
-    zero = tl.load(weight_zeros + group * matrix + out)
-    return slope, zero, tl.load(offsets + group, mask=is_row, other=0.0)
+        slope, zero, offset = next_slope, next_zero, next_offset
+    return base + _joined(total, ROWS, BLOCK_OUT) * tl.load(scales + row, mask=row < rows, other=0.0)[None, :]
 
 
 @triton.jit

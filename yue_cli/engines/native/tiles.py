@@ -1,6 +1,6 @@
 """How the kernels cut their work. A table, not a measurement at run time: equal rows must give equal bits.
 
-The figures for Hopper were measured at the shapes of the published models (`benchmarks/kernels.py` measures others);
+The figures for Hopper were measured at the shapes of the published models (`benchmarks/tile_search.py` tries others);
 those for older GPUs, which have less shared memory, are guesses.
 """
 
@@ -88,7 +88,7 @@ def fixed_tile(outs: int, inner: int, rows: int, gated: bool, four_bit: bool, is
     if inner % GROUP:
         return None
     if four_bit:
-        tile = Tile(32 if gated else 16, GROUP, warps=2, stages=4)
+        tile = Tile(32 if gated else 64 if inner > outs else 16, GROUP, warps=2, stages=4)
     elif not is_hopper:
         tile = Tile(64 if rows <= 32 and outs > 5120 else 32, GROUP, warps=4, stages=5 if rows <= 32 else 3)
     else:
