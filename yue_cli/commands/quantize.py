@@ -83,7 +83,8 @@ def quantize(
             quantize.add_quality(folder, quality)
         singer.forget()
     name = f"{model}@{format}" if output is None else str(folder)
-    told.line("next", f"`--set {stage or 'stage1'}.model={name}` sings with it")
+    use = f"`--set {stage}.model={name}` sings with it" if stage else f"`yue stage1` or `stage2 --model {name}` uses it"
+    told.line("next", use)
     for row in quality:
         told.line("quality", describe(row))
     if json:

@@ -71,7 +71,7 @@ class Recorder:
 
     def _record(self, call: Call) -> tuple[torch.cuda.CUDAGraph, Tensor]:
         began = time.perf_counter()
-        free = torch.cuda.mem_get_info(self.device)[0]
+        reserved = torch.cuda.memory_reserved(self.device)
         graph = torch.cuda.CUDAGraph()
         # Other threads, such as one that draws a progress bar, may do what they like meanwhile.
         with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
@@ -79,5 +79,5 @@ class Recorder:
         self._pool = graph.pool()
         self.count += 1
         self.seconds += time.perf_counter() - began
-        self.bytes += max(0, free - torch.cuda.mem_get_info(self.device)[0])
+        self.bytes += max(0, torch.cuda.memory_reserved(self.device) - reserved)
         return graph, answer
