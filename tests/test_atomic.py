@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.folders import contents, refusing_folder, small_disk
-from yue_cli.atomic import TEMPORARY_PREFIX, storage_errors, write_atomic, write_bytes
+from yue_cli.atomic import TEMPORARY_PREFIX, make_folder, storage_errors, write_atomic, write_bytes
 from yue_cli.errors import StorageError
 
 
@@ -159,3 +159,25 @@ def test_other_mistakes_keep_their_own_name(tmp_path):
     with pytest.raises(ValueError, match="not about the disk"):
         write_atomic(tmp_path / "a.txt", write)
     assert contents(tmp_path) == {}
+
+
+def test_a_folder_appears_when_it_is_whole(tmp_path):
+    def fail(building):
+        (building / "half").write_text("…")
+        raise RuntimeError("stopped")
+
+    with pytest.raises(RuntimeError):
+        make_folder(tmp_path / "home/made", fail)
+    assert list((tmp_path / "home").iterdir()) == []
+    make_folder(tmp_path / "home/made", lambda building: (building / "whole").touch())
+    assert [path.name for path in (tmp_path / "home").rglob("*")] == ["made", "whole"]
+
+
+def test_a_folder_that_another_process_made_meanwhile_stays(tmp_path):
+    def fill(building):
+        (building / "ours").touch()
+        (tmp_path / "made").mkdir()
+        (tmp_path / "made/theirs").touch()
+
+    make_folder(tmp_path / "made", fill)
+    assert [path.name for path in tmp_path.rglob("*")] == ["made", "theirs"]

@@ -1,4 +1,4 @@
-"""Write a file whole or not at all. Knows nothing of what is written."""
+"""Write a file or a folder whole or not at all. Knows nothing of what is written."""
 
 import errno
 import os
@@ -84,3 +84,23 @@ def _umask() -> int:
     current = os.umask(0)
     os.umask(current)
     return current
+
+
+def make_folder(final: Path, fill: Callable[[Path], None]) -> None:
+    """Let `fill` fill a fresh folder, which appears as `final` when it is whole.
+
+    Another process may be faster; then its folder stays. Raises StorageError.
+    """
+    with storage_errors(final):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        building = Path(tempfile.mkdtemp(prefix=f".{final.name}-", dir=final.parent))
+        try:
+            fill(building)
+            building.chmod(0o755)
+            try:
+                building.rename(final)
+            except OSError:
+                if not final.is_dir():
+                    raise
+        finally:
+            shutil.rmtree(building, ignore_errors=True)

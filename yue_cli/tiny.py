@@ -7,13 +7,12 @@ the user's cache, the models as float32: on a CPU they are faster so.
 import hashlib
 import json
 import shutil
-import tempfile
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from yue_cli.atomic import storage_errors
+from yue_cli.atomic import make_folder
 from yue_cli.resources import resource
 
 NAME = "tiny"
@@ -32,21 +31,13 @@ def make(home: Path) -> Path:
     final = home / f"{NAME}-{_hash(shipped)}"
     if final.is_dir():
         return final
-    with storage_errors(final):
-        home.mkdir(parents=True, exist_ok=True)
-        building = Path(tempfile.mkdtemp(prefix=f".{NAME}-", dir=home))
-        try:
-            shutil.copytree(shipped, building, dirs_exist_ok=True)
-            for stage in STAGES:
-                _expand(building / stage)
-            building.chmod(0o755)
-            try:
-                building.rename(final)
-            except OSError:
-                if not final.is_dir():  # else another process was faster, with the same numbers
-                    raise
-        finally:
-            shutil.rmtree(building, ignore_errors=True)
+
+    def fill(building: Path) -> None:
+        shutil.copytree(shipped, building, dirs_exist_ok=True)
+        for stage in STAGES:
+            _expand(building / stage)
+
+    make_folder(final, fill)
     return final
 
 

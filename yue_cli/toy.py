@@ -7,7 +7,6 @@ folder is made on first use, under a hash of its recipe.
 import hashlib
 import json
 import shutil
-import tempfile
 import zlib
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from yue_cli.atomic import storage_errors
+from yue_cli.atomic import make_folder
 from yue_cli.resources import resource
 from yue_cli.tokenizer import TOKENIZER_FILE
 from yue_cli.vocab import VOCABULARY_FILE, Vocabulary
@@ -49,21 +48,13 @@ def make(home: Path) -> Path:
     final = home / f"toy-{_recipe_hash()}"
     if final.is_dir():
         return final
-    with storage_errors(final):
-        home.mkdir(parents=True, exist_ok=True)
-        building = Path(tempfile.mkdtemp(prefix=".toy-", dir=home))
-        try:
-            for stage in ("stage1", "stage2"):
-                _write_language_model(building / stage, stage)
-            shutil.copytree(resource(CODEC), building / "codec")
-            building.chmod(0o755)
-            try:
-                building.rename(final)
-            except OSError:
-                if not final.is_dir():  # else another process was faster, with the same numbers
-                    raise
-        finally:
-            shutil.rmtree(building, ignore_errors=True)
+
+    def fill(building: Path) -> None:
+        for stage in ("stage1", "stage2"):
+            _write_language_model(building / stage, stage)
+        shutil.copytree(resource(CODEC), building / "codec")
+
+    make_folder(final, fill)
     return final
 
 
