@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.agreement import SHAPES
-from yue_cli.engines.native import attention, chain, fused, products, tiles
+from yue_cli.engines.native import attention, chain, fused, tiles
 from yue_cli.engines.native.cache import make
 from yue_cli.engines.native.model import Llama, Weights
+from yue_cli.engines.native.products import Norm, Residual, add_product, project_normed
 from yue_cli.engines.native.quantized import CLASSES
 from yue_cli.models import EIGHT_BIT, FOUR_BIT
 
@@ -55,6 +56,10 @@ class Product:
             "down": (config.hidden, config.inner, False),
         }[self.name]
 
+    @property
+    def adds(self) -> bool:
+        return self.name in ("output", "down")
+
     def prepare(self, copies: int) -> Prepared:
         """Make up so many weights."""
         outs, inner, gated = self.shape
@@ -62,15 +67,18 @@ class Product:
         weights = [torch.randn(wide, inner, device=CUDA, dtype=BF16) * inner**-0.5 for _ in range(copies)]
         is_plain = self.kind == "plain"
         matrices: list[Any] = weights if is_plain else [CLASSES[self.kind].quantize(weight) for weight in weights]
-        x, norm = torch.randn(self.rows, inner, device=CUDA, dtype=BF16), torch.ones(inner, device=CUDA, dtype=BF16)
-        extra: dict[str, Any] = {"gated": gated, "norm": norm, "epsilon": 1e-5}
-        if self.name in ("output", "down"):
-            extra = {"add_to": torch.zeros(self.rows, outs, device=CUDA, dtype=BF16)}
+        x = torch.randn(self.rows, inner, device=CUDA, dtype=BF16)
+        norm = Norm(torch.ones(outs if self.adds else inner, device=CUDA, dtype=BF16), 1e-5)
+        sum_ = torch.zeros(self.rows, outs, device=CUDA, dtype=BF16)
+        squares = torch.full((64, self.rows), inner / 64, device=CUDA)
 
         def launch(tile: tiles.Tile | None) -> None:
             with patch.object(tiles, "find", tiles.find if tile is None else lambda *_: tile):
                 for matrix in matrices:
-                    products.project(x, matrix, **extra)
+                    if self.adds:
+                        add_product(Residual(sum_), x, matrix, norm)
+                    else:
+                        project_normed(Residual(x, x, squares), norm, matrix, gated=gated)
 
         return Prepared(
             launch,
@@ -90,6 +98,11 @@ class Attention:
     filled: tuple[int, ...]
     count: int
     cache: str
+
+    @property
+    def groups(self) -> int:
+        """Heads that share a key."""
+        return SHAPES[self.stage].heads // SHAPES[self.stage].key_value_heads
 
     def prepare(self, copies: int) -> Prepared:
         """Make up so many caches."""

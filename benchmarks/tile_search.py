@@ -150,19 +150,20 @@ def variants(prepared: Prepared, candidate: Any, fetches: bool) -> dict[str, flo
 def candidates(case: Case) -> list[Any]:
     """List what may be tried: what divides the matrix and fits into shared memory."""
     if isinstance(case, Attention):
-        cuts = itertools.product((64, 128, 256, 512), (32, 64, 128), (2, 4, 8), (2, 3))
-        return [tiles.Cut(*cut) for cut in cuts if 1 <= cut[0] // cut[1] <= 8]
+        cuts = itertools.product((4, 8, 16, 32), (32, 64, 128), (2, 4, 8), (2, 3))
+        return [tiles.Cut(*cut) for cut in cuts]
     outs, inner, gated = case.shape
     wide = 2 if gated else 1
     if case.kind == "plain":
         sizes = itertools.product((16, 32, 64, 128), (128, 256, 512), (4, 8), (3, 4, 5))
-        rows, value = tiles.padded(case.rows), BF16.itemsize
+        rows, value = tiles.padded(case.rows, 8), BF16.itemsize
     elif case.kind == FOUR_BIT:
-        sizes = itertools.product((16, 32, 64, 128), (GROUP,), (2, 4, 8), (3, 4, 6, 8))
-        rows, value = 2 * tiles.padded(case.rows, 8), 1
+        sizes = itertools.product((16, 32, 64), (2 * GROUP, 4 * GROUP, 8 * GROUP), (2, 4, 8), (2, 3, 4))
+        rows, value = 2 * tiles.padded(case.rows, 4), 1
+        inner = 8 * GROUP  # the kernel sees to what is left over
     else:
         sizes = itertools.product((16, 32, 64, 128), (128, 256, 512), (4, 8), (3, 4, 6))
-        rows, value = 2 * tiles.padded(case.rows, 8), 1
+        rows, value = 2 * tiles.padded(case.rows, 4), 1
     return [
         tiles.Tile(out, depth, warps, stages)
         for out, depth, warps, stages in sizes
@@ -183,10 +184,10 @@ def taken(best: dict[Case, Any], cache: str) -> ExitStack:
             kind = torch.Tensor if case.kind == "plain" else CLASSES[case.kind]
             products.setdefault((kind, *case.shape[:2], case.rows, case.shape[2]), found)
         elif case.cache == cache:
-            cuts.setdefault(len(case.filled), found)
+            cuts.setdefault(case.groups, found)
     stack = ExitStack()
     stack.enter_context(patch.object(tiles, "find", lambda *asked: products.get(asked[:-1]) or find(*asked)))
-    stack.enter_context(patch.object(tiles, "attention_cut", lambda rows, hopper: cuts.get(rows) or cut(rows, hopper)))
+    stack.enter_context(patch.object(tiles, "attention_cut", lambda *asked: cuts.get(asked[0]) or cut(*asked)))
     return stack
 
 

@@ -22,7 +22,7 @@ triton = pytest.importorskip("triton")
 
 from yue_cli.engines.native import chain, kernels, quantized_kernels, tiles  # noqa: E402
 from yue_cli.engines.native.formats import GROUP  # noqa: E402
-from yue_cli.engines.native.products import project  # noqa: E402
+from yue_cli.engines.native.products import Norm, Residual, add_product, project_normed  # noqa: E402
 from yue_cli.engines.native.quantized import Int4Weight, Int8Weight  # noqa: E402
 
 DEVICE = torch.device("cpu" if kernels.INTERPRETED else "cuda")
@@ -55,45 +55,75 @@ def draw(*shape: int, scale: float = 1.0, dtype: torch.dtype = torch.float32) ->
     return (torch.randn(shape, generator=generator) * scale).to(DEVICE, dtype)
 
 
+EPSILON = 1e-5
+
+
+def normed(x: Tensor, norm: Tensor) -> Tensor:
+    return torch.nn.functional.rms_norm(x.float(), x.shape[-1:], norm.float(), EPSILON)
+
+
+def gate(y: Tensor) -> Tensor:
+    gates, others = y.chunk(2, dim=-1)
+    return torch.nn.functional.silu(gates) * others
+
+
 @needs_device
 @pytest.mark.parametrize("rows", [1, 20, 64])
-@pytest.mark.parametrize("normalized", [False, True])
-@pytest.mark.parametrize("shape", ["plain", "gated", "added"])
-def test_products(dtype: torch.dtype, rows: int, normalized: bool, shape: str) -> None:
+@pytest.mark.parametrize("gated", [False, True])
+def test_products_of_what_is_normalized(dtype: torch.dtype, rows: int, gated: bool) -> None:
     x, weight = draw(rows, 384, dtype=dtype), draw(128, 384, scale=384**-0.5, dtype=dtype)
-    norm = 1 + draw(384, scale=0.1, dtype=dtype) if normalized else None
-    wide = x.float()
-    if norm is not None:
-        wide = torch.nn.functional.rms_norm(wide, (384,), norm.float(), 1e-5)
-    expected = wide @ weight.float().T
-    before = draw(rows, 128, dtype=dtype) if shape == "added" else None
-    if shape == "gated":
-        expected = torch.nn.functional.silu(expected[:, :64]) * expected[:, 64:]
-    elif before is not None:
-        expected = expected + before.float()
-    assert tiles.find(Tensor, expected.shape[1], 384, rows, shape == "gated", HOPPER) is not None
-    found = project(x, weight, norm=norm, epsilon=1e-5, gated=shape == "gated", add_to=before)
+    norm = Norm(1 + draw(384, scale=0.1, dtype=dtype), EPSILON)
+    expected = normed(x, norm.weight) @ weight.float().T
+    expected = gate(expected) if gated else expected
+    assert tiles.find(Tensor, expected.shape[1], 384, rows, gated, HOPPER) is not None
+    found = project_normed(Residual(x), norm, weight, gated=gated)
     torch.testing.assert_close(found.float(), expected, atol=CLOSE[dtype], rtol=0)
-    assert before is None or found is before
+
+
+@needs_device
+@pytest.mark.parametrize("rows", [1, 20, 64])
+@pytest.mark.parametrize("gated", [False, True])
+def test_products_that_are_added_and_normalized_by_the_next(dtype: torch.dtype, rows: int, gated: bool) -> None:
+    before, x, weight = (
+        draw(rows, 128, dtype=dtype),
+        draw(rows, 384, dtype=dtype),
+        draw(128, 384, scale=0.05, dtype=dtype),
+    )
+    norm, following = Norm(1 + draw(128, scale=0.1, dtype=dtype), EPSILON), draw(256, 128, scale=0.1, dtype=dtype)
+    after = (before.float() + x.float() @ weight.float().T).to(dtype)
+    residual = Residual(before)
+    add_product(residual, x, weight, norm)
+    assert residual.x is before
+    torch.testing.assert_close(before.float(), after.float(), atol=CLOSE[dtype], rtol=0)
+    assert (residual.scaled is None) == (dtype == torch.float16)
+    expected = normed(before, norm.weight) @ following.float().T
+    found = project_normed(residual, norm, following, gated=gated)
+    torch.testing.assert_close(found.float(), gate(expected) if gated else expected, atol=CLOSE[dtype], rtol=0)
+    only_last = project_normed(residual.last(rows), norm, following, gated=gated)
+    torch.testing.assert_close(only_last, found[-1:], atol=CLOSE[dtype], rtol=0)
 
 
 @needs_device
 @pytest.mark.parametrize("kind", [Int8Weight, Int4Weight])
-@pytest.mark.parametrize("rows", [2, 20])
+@pytest.mark.parametrize("rows", [2, 20, 64])
 @pytest.mark.parametrize("shape", ["plain", "gated", "added"])
-def test_products_with_quantized_weights(dtype: torch.dtype, kind: type, rows: int, shape: str) -> None:
-    """Against the weights that the values stand for, in float32: the activations keep about 15 bits of each group."""
-    x, weight = draw(rows, 384, scale=3, dtype=dtype), kind.quantize(draw(128, 384, scale=384**-0.5))
-    norm = 1 + draw(384, scale=0.1, dtype=dtype)
-    expected = torch.nn.functional.rms_norm(x.float(), (384,), norm.float(), 1e-5) @ weight.dequantize().T
-    before = draw(rows, 128, dtype=dtype) if shape == "added" else None
-    if shape == "gated":
-        expected = torch.nn.functional.silu(expected[:, :64]) * expected[:, 64:]
-    elif before is not None:
-        expected = expected + before.float()
-    assert tiles.find(kind, expected.shape[1], 384, rows, shape == "gated", HOPPER) is not None
-    found = project(x, weight, norm=norm, epsilon=1e-5, gated=shape == "gated", add_to=before)
-    torch.testing.assert_close(found.float(), expected, atol=max(CLOSE[dtype], 5e-4), rtol=0)
+@pytest.mark.parametrize("inner", [384, 1024])
+def test_products_with_quantized_weights(dtype: torch.dtype, kind: type, rows: int, shape: str, inner: int) -> None:
+    """Against the weights that the values stand for, in float32: the activations keep about 15 bits of each row."""
+    x, weight = draw(rows, inner, scale=3, dtype=dtype), kind.quantize(draw(128, inner, scale=inner**-0.5))
+    norm = Norm(1 + draw(inner, scale=0.1, dtype=dtype), EPSILON)
+    outs = 64 if shape == "gated" else 128
+    assert tiles.find(kind, outs, inner, rows, shape == "gated", HOPPER) is not None
+    close = max(CLOSE[dtype], 5e-4)
+    if shape == "added":
+        before = draw(rows, 128, dtype=dtype)
+        expected = before.float() + x.float() @ weight.dequantize().T
+        add_product(Residual(before), x, weight, norm)
+        torch.testing.assert_close(before.float(), expected, atol=2 * close, rtol=0)
+        return
+    expected = normed(x, norm.weight) @ weight.dequantize().T
+    found = project_normed(Residual(x), norm, weight, gated=shape == "gated")
+    torch.testing.assert_close(found.float(), gate(expected) if shape == "gated" else expected, atol=close, rtol=0)
 
 
 @needs_device
@@ -101,27 +131,32 @@ def test_float16_is_normalized_before_it_could_overflow() -> None:
     x = torch.full((2, 64), 50_000.0, device=DEVICE, dtype=torch.float16)
     weight, norm = draw(64, 64, dtype=torch.float16), torch.full((64,), 2.0, device=DEVICE, dtype=torch.float16)
     expected = 2 * weight.float().sum(1).expand(2, 64)
-    found = project(x, weight, norm=norm, epsilon=1e-5, dtype=torch.float32)
+    residual = Residual(x)
+    add_product(residual, torch.zeros_like(x), weight, Norm(norm, EPSILON))
+    found = project_normed(residual, Norm(norm, EPSILON), weight, dtype=torch.float32)
     torch.testing.assert_close(found, expected, atol=0.05, rtol=0)
 
 
 @needs_device
 def test_rows_of_zeros_stay_zeros(dtype: torch.dtype) -> None:
-    weight = Int8Weight.quantize(draw(64, 128))
-    assert torch.equal(
-        project(torch.zeros(2, 128, device=DEVICE, dtype=dtype), weight).float().cpu(), torch.zeros(2, 64)
-    )
+    weight, zeros = Int8Weight.quantize(draw(64, 128)), torch.zeros(2, 128, device=DEVICE, dtype=dtype)
+    found = project_normed(Residual(zeros), Norm(torch.ones_like(zeros[0]), EPSILON), weight)
+    assert torch.equal(found.float().cpu(), torch.zeros(2, 64))
 
 
 @needs_device
 def test_many_rows_and_odd_shapes_are_left_to_pytorch(dtype: torch.dtype) -> None:
     for rows, outs in ((65, 64), (2, 1025)):
         assert tiles.find(Tensor, outs, 64, rows, False, HOPPER) is None
-        x, weight, norm = draw(rows, 64, dtype=dtype), draw(outs, 64, scale=0.1, dtype=dtype), draw(64, dtype=dtype)
-        found = project(x, weight, norm=norm, epsilon=1e-5, dtype=torch.float32)
-        wide = torch.nn.functional.rms_norm(x.float(), (64,), norm.float(), 1e-5)
+        x, weight = draw(rows, 64, dtype=dtype), draw(outs, 64, scale=0.1, dtype=dtype)
+        norm = Norm(draw(64, dtype=dtype), EPSILON)
+        expected = normed(x, norm.weight) @ weight.float().T
+        found = project_normed(Residual(x), norm, weight, dtype=torch.float32)
         assert found.dtype == torch.float32
-        torch.testing.assert_close(found, wide @ weight.float().T, atol=CLOSE[dtype], rtol=0)
+        torch.testing.assert_close(found, expected, atol=CLOSE[dtype], rtol=0)
+        residual = Residual(torch.zeros(rows, outs, device=DEVICE, dtype=dtype))
+        add_product(residual, x, weight, norm)
+        torch.testing.assert_close(residual.x.float(), x.float() @ weight.float().T, atol=CLOSE[dtype], rtol=0)
 
 
 @pytest.fixture(scope="module", params=[(4, 2), (4, 4), (8, 1)], ids=lambda heads: f"{heads[0]}over{heads[1]}")
@@ -203,7 +238,8 @@ def compiled(kernel, capability: int, types: dict[str, str], constants: dict, ti
         for place, name in enumerate(kernel.arg_names)
         if signature[name].startswith("*")
     }
-    source = ASTSource(kernel, signature=signature, constexprs=constants, attrs=aligned)
+    absent = {name: None for name in kernel.arg_names if name not in types and name not in constants}
+    source = ASTSource(kernel, signature=signature, constexprs=constants | absent, attrs=aligned)
     options = {"num_warps": tile.warps, "num_stages": tile.stages} if tile else {}
     return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
 
@@ -219,20 +255,26 @@ def test_products_compile(name: str, rows: int, capability: int) -> None:
     if tile is None:  # left to PyTorch
         assert name == "stage 2 down" and capability == 90
         return
-    types = dict.fromkeys(("x", "weight", "norm", "y"), "*bf16") | {"rows": "i32", "outs": "i32", "epsilon": "fp32"}
+    added, normalized = name.endswith(("output", "down")), name.endswith(("qkv", "up", "head"))
+    types = dict.fromkeys(("x", "weight", "y"), "*bf16") | {"rows": "i32", "outs": "i32", "epsilon": "fp32"}
+    types |= {"norm": "*bf16", "scaled": "*bf16", "new_squares": "*fp32"} if added else {}
+    types |= {"squares": "*fp32"} if normalized else {}
     chained = {"CHAINED": capability >= 90}
     constants = chained | {
         "INS": inner,
-        "ROWS": tiles.padded(rows),
+        "ROWS": tiles.padded(rows, 8),
         "BLOCK_OUT": tile.out,
         "BLOCK_IN": tile.inner,
+        "PARTS": 64 if normalized else 0,
         "GATED": gated,
-        "ADD": name.endswith(("output", "down")),
+        "ADD": added,
+        "PREPARED": added,
         "AHEAD": tiles.ahead(2 * inner),
     }
     made = compiled(kernels.product, capability, types, constants, tile)
     assert made.metadata.shared <= LARGEST_SHARED[capability]
-    constants = chained | {"INS": inner, "COLUMNS": tiles.padded(inner)}
+    constants = chained | {"INS": inner, "COLUMNS": tiles.padded(inner, 1)}
+    types = dict.fromkeys(("x", "norm", "y"), "*bf16") | {"epsilon": "fp32"}
     compiled(kernels.normalize, capability, types, constants, tiles.Tile(0, 0, 8, 1))
 
 
@@ -250,17 +292,18 @@ def test_products_with_quantized_weights_compile(name: str, kind: type, rows: in
     sizes = {"INS": inner, "CHAINED": capability >= 90}
     constants = {"GROUPS": tiles.padded(inner // GROUP, 1), "NORM": name.endswith(("qkv", "up", "head"))}
     constants |= sizes | {"GROUP": GROUP}
-    types = fixed | {"x": "*bf16", "norm": "*bf16", "epsilon": "fp32"}
+    types = fixed | {"x": "*bf16", "epsilon": "fp32"} | ({"norm": "*bf16"} if constants["NORM"] else {})
     compiled(quantized_kernels.to_fixed, capability, types, constants, tiles.Tile(0, 0, 8, 1))
     is_four = kind is Int4Weight
     scale = "*bf16" if is_four else "*fp32"
-    types = fixed | {"weight": "*u8" if is_four else "*i8", "weight_scales": scale, "weight_zeros": scale}
-    types |= {"y": "*bf16", "outs": "i32"}
+    types = fixed | {"weight": "*u8" if is_four else "*i8", "weight_scales": scale, "y": "*bf16", "outs": "i32"}
+    types |= {"weight_zeros": scale} if is_four else {}
     added = name.endswith(("output", "down"))
     constants = sizes | {
-        "ROWS": tiles.padded(rows, 8),
+        "ROWS": tiles.padded(rows, 4),
         "BLOCK_OUT": tile.out,
         "BLOCK_IN": tile.inner,
+        "GROUP": GROUP,
         "AHEAD": tiles.ahead(inner // 2 if is_four else inner),
         "FOUR_BIT": is_four,
         "GATED": gated,
@@ -276,23 +319,24 @@ def test_products_with_quantized_weights_compile(name: str, kind: type, rows: in
 @pytest.mark.parametrize("is_bytes", [False, True])
 @pytest.mark.parametrize(("heads", "shared", "count"), [(32, 4, 1), (16, 16, 1), (16, 16, 2)])
 def test_attention_compiles(heads: int, shared: int, count: int, is_bytes: bool, capability: int) -> None:
-    kept, scale = ("*u8", "*fp32") if is_bytes else ("*bf16", "*bf16")
-    caches = {"keys": kept, "values": kept, "key_scales": scale, "value_scales": scale, "filled": "*i64"}
-    chained = {"CHAINED": capability >= 90}
-    sizes = chained | {"COUNT": count, "SHARED": shared, "EIGHT_BIT": is_bytes}
-    types = caches | {"qkv": "*bf16", "cosine": "*fp32", "sine": "*fp32", "length": "i32"}
-    compiled(kernels.rotate_and_write, capability, types, sizes | {"HEADS": heads, "HALF": 64})
-    groups, cut = heads // shared, tiles.attention_cut(2 if heads > shared else 20, capability >= 90)
-    types = caches | {"qkv": "*bf16", "sums": "*fp32", "peaks": "*fp32", "length": "i32", "sharpness": "fp32"}
-    parts = {"GROUPS": groups, "SIZE": 128, "CHUNK": cut.chunk}
-    queries = tiles.padded(groups * count)
-    constants = sizes | parts | {"QUERIES": queries, "BLOCK": cut.block}
-    tile = tiles.Tile(0, 0, cut.warps, cut.stages)
-    made = compiled(kernels.attend, capability, types, constants, tile)
+    groups, cut = heads // shared, tiles.attention_cut(heads // shared, capability >= 90)
+    types = dict.fromkeys(("keys", "values"), "*u8" if is_bytes else "*bf16") | dict.fromkeys(("qkv", "y"), "*bf16")
+    types |= dict.fromkeys(("cosine", "sine", "sums", "peaks"), "*fp32") | {"filled": "*i64", "arrived": "*i32"}
+    types |= dict.fromkeys(("key_scales", "value_scales"), "*fp32") if is_bytes else {}
+    types |= {"length": "i32", "sharpness": "fp32"}
+    constants = {
+        "COUNT": count,
+        "GROUPS": groups,
+        "SHARED": shared,
+        "SIZE": 128,
+        "QUERIES": tiles.padded(groups * count, 16),
+        "CHUNKS": cut.chunks,
+        "BLOCK": cut.block,
+        "EIGHT_BIT": is_bytes,
+        "CHAINED": capability >= 90,
+    }
+    made = compiled(kernels.attend, capability, types, constants, tiles.Tile(0, 0, cut.warps, cut.stages))
     assert made.metadata.shared <= LARGEST_SHARED[capability]
-    types = {"sums": "*fp32", "peaks": "*fp32", "filled": "*i64", "y": "*bf16"}
-    constants = chained | parts | {"COUNT": count, "SHARED": shared, "CHUNKS": 128, "BLOCK": tiles.COMBINED}
-    compiled(kernels.combine, capability, types, constants)
 
 
 @pytest.mark.skipif(not kernels.INTERPRETED, reason="needs TRITON_INTERPRET=1; test_exl2_engine.py has GPUs")

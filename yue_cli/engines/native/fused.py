@@ -1,4 +1,4 @@
-"""A step of a few rows by Triton kernels: nine launches a layer, eleven with quantized weights.
+"""A step of a few rows by Triton kernels: seven launches a layer, nine with quantized weights.
 
 It computes what `Llama.forward` does.
 """
@@ -12,7 +12,7 @@ from torch import Tensor
 from yue_cli.engines.native import chain, kernels, tiles
 from yue_cli.engines.native.cache import Cache, EightBitCache
 from yue_cli.engines.native.model import Llama
-from yue_cli.engines.native.products import project
+from yue_cli.engines.native.products import Norm, Residual, add_product, project_normed
 from yue_cli.engines.native.quantized import Matrix
 
 
@@ -21,7 +21,9 @@ class FusedStep:
 
     def __init__(self, model: Llama, *, length: int) -> None:
         self._model, self._length = model, length
-        self.cut = tiles.attention_cut(len(model.caches[0].keys), chain.is_hopper(model.cosine.device))
+        config, device, rows = model.config, model.cosine.device, len(model.caches[0].keys)
+        self.cut = tiles.attention_cut(config.heads // config.key_value_heads, chain.is_hopper(device))
+        self._arrived = torch.zeros(rows, config.key_value_heads, dtype=torch.int32, device=device)
 
     def extent(self, needed: int) -> int:
         """Tell how many places to look at: the kernels find out on the device what is filled."""
@@ -30,87 +32,55 @@ class FusedStep:
     def logits(self, ids: Tensor, filled: Tensor, extent: int, head: Matrix) -> Tensor:
         """Compute float32 [R, columns] for ids [R, n] behind `filled`, int64 [R], ids of each row."""
         model = self._model
-        rows, count = ids.shape
-        x = F.embedding(ids.view(-1), model.weights.embedding)  # [R n, hidden], changed in place from here on
-        epsilon = model.config.norm_epsilon
-        for layer, cache in zip(model.weights.layers, model.caches, strict=True):
-            qkv = project(x, layer.qkv, norm=layer.attention_norm, epsilon=epsilon)
-            attended = self._attend(qkv, cache, filled, count)
-            project(attended, layer.output, add_to=x)
-            inner = project(x, layer.gate_up, norm=layer.inner_norm, epsilon=epsilon, gated=True)
-            project(inner, layer.down, add_to=x)
-        last = x.view(rows, count, -1)[:, -1].contiguous()
-        return project(last, head, norm=model.weights.norm, epsilon=epsilon, dtype=torch.float32)
+        count = ids.shape[1]
+        layers = model.weights.layers
+        residual = Residual(F.embedding(ids.view(-1), model.weights.embedding))  # [R n, hidden]
+        outer = [self._norm(layer.attention_norm) for layer in layers] + [self._norm(model.weights.norm)]
+        for norm, following, layer, cache in zip(outer, outer[1:], layers, model.caches, strict=False):
+            qkv = project_normed(residual, norm, layer.qkv)
+            inner_norm = self._norm(layer.inner_norm)
+            add_product(residual, self._attend(qkv, cache, filled, count), layer.output, inner_norm)
+            inner = project_normed(residual, inner_norm, layer.gate_up, gated=True)
+            add_product(residual, inner, layer.down, following)
+        return project_normed(residual.last(count), outer[-1], head, dtype=torch.float32)
+
+    def _norm(self, weight: Tensor) -> Norm:
+        return Norm(weight, self._model.config.norm_epsilon)
 
     def _attend(self, qkv: Tensor, cache: Cache, filled: Tensor, count: int) -> Tensor:
         """Write keys and values of the new ids, and let their queries look at all. qkv: [R n, …]."""
         config, model = self._model.config, self._model
         heads, shared, size = config.heads, config.key_value_heads, config.head_size
         tokens, rows, groups = len(qkv), len(qkv) // count, heads // shared
-        is_bytes = isinstance(cache, EightBitCache)
-        key_scales, value_scales = (
-            (cache.key_scales, cache.value_scales) if isinstance(cache, EightBitCache) else (cache.keys, cache.values)
-        )
-        link = chain.link(qkv.device)
-        kernels.rotate_and_write[tokens, heads + 2 * shared](
+        scales = (cache.key_scales, cache.value_scales) if isinstance(cache, EightBitCache) else (None, None)
+        cut = self.cut
+        sums = torch.empty(rows, shared, cut.chunks, groups * count, size, dtype=torch.float32, device=qkv.device)
+        peaks = torch.empty(rows, shared, cut.chunks, groups * count, 2, dtype=torch.float32, device=qkv.device)
+        attended = torch.empty(tokens, heads * size, dtype=qkv.dtype, device=qkv.device)
+        kernels.attend[cut.chunks, shared, rows](
             qkv,
             model.cosine,
             model.sine,
-            filled,
             cache.keys,
             cache.values,
-            key_scales,
-            value_scales,
-            self._length,
-            COUNT=count,
-            HEADS=heads,
-            SHARED=shared,
-            HALF=size // 2,
-            EIGHT_BIT=is_bytes,
-            num_warps=1,
-            **link,
-        )
-        cut = self.cut
-        chunks = math.ceil(self._length / cut.chunk)
-        sums = torch.empty(rows, shared, chunks, groups * count, size, dtype=torch.float32, device=qkv.device)
-        peaks = torch.empty(rows, shared, chunks, groups * count, 2, dtype=torch.float32, device=qkv.device)
-        kernels.attend[chunks, shared, rows](
-            qkv,
-            cache.keys,
-            cache.values,
-            key_scales,
-            value_scales,
+            *scales,
             filled,
             sums,
             peaks,
+            self._arrived,
+            attended,
             self._length,
             math.log2(math.e) / math.sqrt(size),
             COUNT=count,
             GROUPS=groups,
             SHARED=shared,
             SIZE=size,
-            QUERIES=tiles.padded(groups * count),
-            CHUNK=cut.chunk,
+            QUERIES=tiles.padded(groups * count, 16),
+            CHUNKS=cut.chunks,
             BLOCK=cut.block,
-            EIGHT_BIT=is_bytes,
+            EIGHT_BIT=isinstance(cache, EightBitCache),
             num_warps=cut.warps,
             num_stages=cut.stages,
-            **link,
-        )
-        attended = torch.empty(tokens, heads * size, dtype=qkv.dtype, device=qkv.device)
-        kernels.combine[tokens, heads](
-            sums,
-            peaks,
-            filled,
-            attended,
-            COUNT=count,
-            GROUPS=groups,
-            SHARED=shared,
-            SIZE=size,
-            CHUNK=cut.chunk,
-            CHUNKS=chunks,
-            BLOCK=tiles.COMBINED,
-            num_warps=4,
-            **link,
+            **chain.link(qkv.device),
         )
         return attended

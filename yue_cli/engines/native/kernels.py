@@ -34,14 +34,21 @@ def product(
     x,  # [rows, INS]
     weight,  # [outs, INS]; GATED: gates [outs, INS], then as many others
     y,  # [rows, outs]
+    squares,  # float32 [PARTS, rows]; read if there are parts
+    epsilon,
+    norm,  # [outs]; this and the next two are used if PREPARED
+    scaled,  # [rows, outs]
+    new_squares,  # float32 [programs, rows]
     rows,
     outs,
     INS: tl.constexpr,
     ROWS: tl.constexpr,  # rows, rounded up to what tensor cores take
     BLOCK_OUT: tl.constexpr,  # divides outs
     BLOCK_IN: tl.constexpr,  # divides INS
+    PARTS: tl.constexpr,  # of the sums of squares, by whose mean rows are normalized: RMSNorm; 0: they are not
     GATED: tl.constexpr,  # y is silu(gate) * other: SwiGLU
     ADD: tl.constexpr,  # to what y holds
+    PREPARED: tl.constexpr,  # y is to be normalized next: scale it by that norm's weights, and sum its squares
     AHEAD: tl.constexpr,  # bytes of each row of the weight that are asked for before x is there
     CHAINED: tl.constexpr,
 ):
@@ -56,6 +63,16 @@ def product(
     weights = weight + out[:, None] * INS + inner[None, :]
     inputs = x + row[None, :] * INS + inner[:, None]
     is_row = row < rows
+    place = row[None, :] * outs + out[:, None]
+    # What is needed at the end is asked for now.
+    if ADD:
+        before = tl.load(y + place, mask=is_row[None, :], other=0.0)
+    if PARTS > 0:
+        part = tl.arange(0, triton.next_power_of_2(PARTS))
+        is_part = (part < PARTS)[:, None] & is_row[None, :]
+        parts = tl.load(squares + part[:, None] * rows + row[None, :], mask=is_part, other=0.0)
+    if PREPARED:
+        scale = tl.load(norm + out)
     total = tl.zeros((BLOCK_OUT, ROWS), tl.float32)
     other = tl.zeros((BLOCK_OUT, ROWS), tl.float32)
     for start in range(0, INS, BLOCK_IN):
@@ -65,12 +82,21 @@ def product(
         if GATED:
             tile = tl.load(weights + outs * INS + start, eviction_policy="evict_first")
             other = tl.dot(tile, columns, other, input_precision="ieee")
+    if PARTS > 0:
+        factor = (1 / tl.sqrt(tl.sum(parts, 0) / INS + epsilon))[None, :]
+        total *= factor
+        other *= factor
     if GATED:
         total = total / (1 + tl.exp(-total)) * other
-    place = y + row[None, :] * outs + out[:, None]
     if ADD:
-        total += tl.load(place, mask=is_row[None, :], other=0.0).to(tl.float32)
-    tl.store(place, total.to(y.dtype.element_ty), mask=is_row[None, :])
+        total += before.to(tl.float32)
+    answer = total.to(y.dtype.element_ty)
+    tl.store(y + place, answer, mask=is_row[None, :])
+    if PREPARED:
+        wide = answer.to(tl.float32)
+        next_input = wide * scale.to(tl.float32)[:, None]
+        tl.store(scaled + place, next_input.to(scaled.dtype.element_ty), mask=is_row[None, :])
+        tl.store(new_squares + tl.program_id(0) * rows + row, tl.sum(wide * wide, 0), mask=is_row)
 
 
 @triton.jit
@@ -96,65 +122,194 @@ def begin_product(
         tl.extra.cuda.gdc_launch_dependents()
         line = tl.arange(0, AHEAD // 128) * (1024 // weight.dtype.element_ty.primitive_bitwidth)
         lines = weight + out[:, None] * SIZE + line[None, :]
-        _fetch(lines)
+        fetch(lines)
         if GATED:
-            _fetch(lines + outs * SIZE)
+            fetch(lines + outs * SIZE)
         tl.extra.cuda.gdc_wait()
 
 
 @triton.jit
-def _fetch(places):
+def fetch(places):
     tl.inline_asm_elementwise(
         "prefetch.global.L2 [$1]; mov.b32 $0, 0;", "=r,l", [places.to(tl.int64)], tl.int32, is_pure=False, pack=1
     )
 
 
 @triton.jit
-def rotate_and_write(
-    qkv,  # [tokens, HEADS + 2 * SHARED, 2 * HALF]; its queries are rotated in place
-    cosine,  # float32 [length, HALF]
+def attend(
+    qkv,  # [rows * COUNT, HEADS + 2 * SHARED, SIZE], as the product leaves it
+    cosine,  # float32 [length, SIZE / 2]
     sine,
-    filled,  # int64 [rows]: ids in the cache before these
-    keys,  # [rows, SHARED, length, 2 * HALF]
+    keys,  # [rows, SHARED, length, SIZE]; those of the new ids are written first
     values,
-    key_scales,  # float32 [rows, SHARED, length]; written if EIGHT_BIT
+    key_scales,  # float32 [rows, SHARED, length]; used if EIGHT_BIT
     value_scales,
+    filled,  # int64 [rows]: ids in the cache before these
+    sums,  # float32 [rows, SHARED, CHUNKS, GROUPS * COUNT, SIZE]
+    peaks,  # float32 [rows, SHARED, CHUNKS, GROUPS * COUNT, 2]: highest score, sum of weights
+    arrived,  # int32 [rows, SHARED]: chunks that are done; zeros before and after
+    y,  # [rows * COUNT, SHARED * GROUPS, SIZE]
     length,
-    COUNT: tl.constexpr,  # tokens a row
-    HEADS: tl.constexpr,
+    sharpness,  # of the scores, for powers of two
+    COUNT: tl.constexpr,  # queries a row
+    GROUPS: tl.constexpr,  # heads that share a key
     SHARED: tl.constexpr,
-    HALF: tl.constexpr,
+    SIZE: tl.constexpr,
+    QUERIES: tl.constexpr,  # GROUPS * COUNT, rounded up to what tensor cores take
+    CHUNKS: tl.constexpr,  # that a row's keys are cut into, at most
+    BLOCK: tl.constexpr,  # keys at once; a chunk is some of these
     EIGHT_BIT: tl.constexpr,
     CHAINED: tl.constexpr,
 ):
-    """Turn one head of one token by its position's angle, and put keys and values into the cache."""
-    begin(CHAINED)
-    token, head = tl.program_id(0), tl.program_id(1)
-    row = token // COUNT
-    position = tl.load(filled + row) + token % COUNT
+    """Let the queries of one key head look at one chunk of its keys; whoever is last joins all chunks, in their order.
+
+    How long chunks are depends on the row's length alone. The one that a new id belongs to writes its key and value.
+    """
+    chunk, shared, row = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    known = tl.load(filled + row).to(tl.int32) + COUNT
+    size = tl.cdiv(known, CHUNKS * BLOCK) * BLOCK  # keys of a chunk
+    first, stop = chunk * size, tl.minimum(chunk * size + size, known)
+    head = row * SHARED + shared
+    slots = head * length.to(tl.int64)
+    if CHAINED:
+        tl.extra.cuda.gdc_wait()  # the next kernel begins late: its programs would take the place of these
+    if first < known:
+        for new in tl.static_range(COUNT):
+            if first <= known - COUNT + new and known - COUNT + new < stop:
+                _remember(
+                    qkv, cosine, sine, keys, values, key_scales, value_scales, row * COUNT + new, shared, slots,
+                    known - COUNT + new, GROUPS, SHARED, SIZE, EIGHT_BIT,
+                )  # fmt: skip
+        if known - COUNT < stop:
+            tl.debug_barrier()  # what one thread wrote, others read
+        query, feature = tl.arange(0, QUERIES), tl.arange(0, SIZE)
+        is_query = query < GROUPS * COUNT
+        last = known - COUNT + query % COUNT  # the last key that a query may see
+        q = _queries(qkv, cosine, sine, row, shared, known - COUNT, COUNT, GROUPS, SHARED, SIZE, QUERIES)
+        if EIGHT_BIT:
+            q = q.to(tl.float16)
+        HALF: tl.constexpr = SIZE // 2
+        total = tl.zeros((QUERIES, SIZE), tl.float32)
+        even = tl.zeros((QUERIES, HALF), tl.float32)  # EIGHT_BIT: every second feature of the total
+        odd = tl.zeros((QUERIES, HALF), tl.float32)
+        peak = tl.full((QUERIES,), float("-inf"), tl.float32)
+        weights = tl.zeros((QUERIES,), tl.float32)
+        place, pair = tl.arange(0, BLOCK), tl.arange(0, HALF)
+        for start in range(first, stop, BLOCK):
+            key = start + place
+            is_key = key < known
+            k = tl.load(keys + (slots + key)[:, None] * SIZE + feature[None, :], mask=is_key[:, None], other=0)
+            if EIGHT_BIT:
+                k = _widen(k)
+            scores = tl.dot(q, tl.trans(k), input_precision="ieee") * sharpness
+            if EIGHT_BIT:
+                scores *= tl.load(key_scales + slots + key, mask=is_key, other=0.0)[None, :]
+            scores = tl.where(key[None, :] <= last[:, None], scores, float("-inf"))
+            higher = tl.maximum(peak, tl.max(scores, 1))
+            safe = tl.where(higher == float("-inf"), 0.0, higher)  # nothing seen yet
+            fade = tl.exp2(peak - safe)
+            weight = tl.exp2(scores - safe[:, None])
+            weights = weights * fade + tl.sum(weight, 1)
+            peak = higher
+            if EIGHT_BIT:
+                # Neighbouring features come as a pair: tensor cores want keys side by side, not features.
+                places = values.to(tl.pointer_type(tl.uint16)) + (slots + key)[:, None] * HALF + pair[None, :]
+                pairs = tl.load(places, mask=is_key[:, None], other=0)
+                # Scales go with the weights, relative to the largest, so that float16 does not lose small ones.
+                scale = tl.load(value_scales + slots + key, mask=is_key, other=0.0)
+                largest = tl.max(scale, 0)
+                share = scale / tl.where(largest > 0, largest, 1.0)
+                weight = (weight * share[None, :]).to(tl.float16)
+                even = even * fade[:, None] + tl.dot(weight, _widen_low(pairs), input_precision="ieee") * largest
+                odd = odd * fade[:, None] + tl.dot(weight, _widen_high(pairs), input_precision="ieee") * largest
+            else:
+                v = tl.load(values + (slots + key)[:, None] * SIZE + feature[None, :], mask=is_key[:, None], other=0)
+                total = tl.dot(weight.to(v.dtype), v, total * fade[:, None], input_precision="ieee")
+        if EIGHT_BIT:
+            total = tl.reshape(tl.join(even, odd), (QUERIES, SIZE))
+        if CHAINED:
+            tl.extra.cuda.gdc_launch_dependents()
+        answer = (
+            y + ((row * COUNT + query % COUNT) * SHARED * GROUPS + shared * GROUPS + query // COUNT)[:, None] * SIZE
+        )
+        if known <= size:
+            whole = (total / weights[:, None]).to(y.dtype.element_ty)
+            tl.store(answer + feature[None, :], whole, mask=is_query[:, None])
+        else:
+            part = (head * CHUNKS + chunk) * GROUPS * COUNT + query
+            tl.store(sums + part[:, None] * SIZE + feature[None, :], total, mask=is_query[:, None])
+            tl.store(peaks + part * 2, peak, mask=is_query)
+            tl.store(peaks + part * 2 + 1, weights, mask=is_query)
+            tl.debug_barrier()
+            if tl.atomic_add(arrived + head, 1, sem="acq_rel") == tl.cdiv(known, size) - 1:
+                tl.store(arrived + head, 0)
+                _join(sums, peaks, y, head, tl.cdiv(known, size), row, shared, COUNT, GROUPS, SHARED, SIZE, CHUNKS)
+
+
+@triton.jit
+def _queries(
+    qkv,
+    cosine,
+    sine,
+    row,
+    shared,
+    position,  # of the row's first query
+    COUNT: tl.constexpr,
+    GROUPS: tl.constexpr,
+    SHARED: tl.constexpr,
+    SIZE: tl.constexpr,
+    QUERIES: tl.constexpr,
+):
+    """Load the queries of one key head, [QUERIES, SIZE], each turned by the angle of its position."""
+    query, feature = tl.arange(0, QUERIES), tl.arange(0, SIZE)
+    HALF: tl.constexpr = SIZE // 2
+    is_query = (query < GROUPS * COUNT)[:, None]
+    token = row * COUNT + query % COUNT
+    place = qkv + (token * (GROUPS + 2) * SHARED + shared * GROUPS + query // COUNT)[:, None] * SIZE
+    own = tl.load(place + feature[None, :], mask=is_query, other=0.0).to(tl.float32)
+    # Features turn in pairs: one of the first half with one of the second.
+    other = tl.load(place + ((feature + HALF) % SIZE)[None, :], mask=is_query, other=0.0).to(tl.float32)
+    if COUNT == 1:
+        angle = position * HALF + feature % HALF
+        cos, sin = tl.load(cosine + angle)[None, :], tl.load(sine + angle)[None, :]
+    else:
+        angle = (position + query % COUNT)[:, None] * HALF + (feature % HALF)[None, :]
+        cos, sin = tl.load(cosine + angle), tl.load(sine + angle)
+    turned = own * cos + tl.where(feature < HALF, -1.0, 1.0)[None, :] * other * sin
+    return turned.to(qkv.dtype.element_ty)
+
+
+@triton.jit
+def _remember(
+    qkv,
+    cosine,
+    sine,
+    keys,
+    values,
+    key_scales,
+    value_scales,
+    token,
+    shared,
+    slots,
+    position,
+    GROUPS: tl.constexpr,
+    SHARED: tl.constexpr,
+    SIZE: tl.constexpr,
+    EIGHT_BIT: tl.constexpr,
+):
+    """Put key and value of one head of a new id into the cache, the key turned by the angle of its position."""
+    HALF: tl.constexpr = SIZE // 2
     half = tl.arange(0, HALF)
-    place = qkv + (token * (HEADS + 2 * SHARED) + head) * 2 * HALF + half
+    place = qkv + (token * (GROUPS + 2) * SHARED + GROUPS * SHARED + shared) * SIZE + half
     first = tl.load(place).to(tl.float32)
     second = tl.load(place + HALF).to(tl.float32)
-    if head < HEADS + SHARED:
-        cos = tl.load(cosine + position * HALF + half)
-        sin = tl.load(sine + position * HALF + half)
-        turned = first * cos - second * sin
-        second = second * cos + first * sin
-        first = turned
-    if head < HEADS:
-        tl.store(place, first.to(qkv.dtype.element_ty))
-        tl.store(place + HALF, second.to(qkv.dtype.element_ty))
-    else:
-        # Rounded as the eager path rounds them before it makes bytes of them.
-        low = first.to(qkv.dtype.element_ty)
-        high = second.to(qkv.dtype.element_ty)
-        if head < HEADS + SHARED:
-            slot = (row * SHARED + head - HEADS) * length.to(tl.int64) + position
-            _write(keys, key_scales, slot, low, high, half, HALF, EIGHT_BIT)
-        else:
-            slot = (row * SHARED + head - HEADS - SHARED) * length.to(tl.int64) + position
-            _write(values, value_scales, slot, low, high, half, HALF, EIGHT_BIT)
+    cos = tl.load(cosine + position * HALF + half)
+    sin = tl.load(sine + position * HALF + half)
+    kind = qkv.dtype.element_ty  # rounded as the eager path rounds before it makes bytes
+    low, high = (first * cos - second * sin).to(kind), (second * cos + first * sin).to(kind)
+    _write(keys, key_scales, slots + position, low, high, half, HALF, EIGHT_BIT)
+    place += SHARED * SIZE
+    _write(values, value_scales, slots + position, tl.load(place), tl.load(place + HALF), half, HALF, EIGHT_BIT)
 
 
 @triton.jit
@@ -173,135 +328,89 @@ def _write(cache, scales, slot, first, second, half, HALF: tl.constexpr, EIGHT_B
 
 
 @triton.jit
-def attend(
-    qkv,  # [rows * COUNT, HEADS + 2 * SHARED, SIZE]: queries are rotated
-    keys,  # [rows, SHARED, length, SIZE]
-    values,
-    key_scales,  # float32 [rows, SHARED, length]; read if EIGHT_BIT
-    value_scales,
-    filled,  # int64 [rows]: ids in the cache before these
-    sums,  # float32 [rows, SHARED, chunks, GROUPS * COUNT, SIZE]
-    peaks,  # float32 [rows, SHARED, chunks, GROUPS * COUNT, 2]: highest score, sum of weights
-    length,
-    sharpness,  # of the scores, for powers of two
-    COUNT: tl.constexpr,  # queries a row
-    GROUPS: tl.constexpr,  # heads that share a key
-    SHARED: tl.constexpr,
-    SIZE: tl.constexpr,
-    QUERIES: tl.constexpr,  # GROUPS * COUNT, rounded up to what tensor cores take
-    CHUNK: tl.constexpr,  # keys of a program
-    BLOCK: tl.constexpr,  # keys at once; divides CHUNK
-    EIGHT_BIT: tl.constexpr,
-    CHAINED: tl.constexpr,
-):
-    """Let the queries of one key head look at one chunk of its keys. Chunks behind the last id do nothing."""
-    if CHAINED:
-        tl.extra.cuda.gdc_wait()  # the next kernel begins late: its programs would take the place of these
-    chunk, shared, row = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    known = tl.load(filled + row).to(tl.int32) + COUNT
-    first = chunk * CHUNK
-    if first < known:
-        query, feature, place = tl.arange(0, QUERIES), tl.arange(0, SIZE), tl.arange(0, BLOCK)
-        is_query = query < GROUPS * COUNT
-        last = known - COUNT + query % COUNT  # the last key that a query may see
-        head = shared * GROUPS + query // COUNT
-        token = row * COUNT + query % COUNT
-        q = tl.load(
-            qkv + (token * (GROUPS + 2) * SHARED + head)[:, None] * SIZE + feature[None, :],
-            mask=is_query[:, None],
-            other=0.0,
-        )
-        if EIGHT_BIT:
-            q = q.to(tl.float16)
-        slots = (row * SHARED + shared) * length.to(tl.int64)
-        total = tl.zeros((QUERIES, SIZE), tl.float32)
-        peak = tl.full((QUERIES,), float("-inf"), tl.float32)
-        weights = tl.zeros((QUERIES,), tl.float32)
-        for start in range(0, CHUNK, BLOCK):  # what lies behind the last id is not loaded
-            key = first + start + place
-            is_key = key < known
-            at = (slots + key)[:, None] * SIZE + feature[None, :]
-            k = tl.load(keys + at, mask=is_key[:, None], other=0)
-            v = tl.load(values + at, mask=is_key[:, None], other=0)
-            if EIGHT_BIT:
-                k = _widen(k)
-                v = _widen(v)
-            scores = tl.dot(q, tl.trans(k), input_precision="ieee") * sharpness
-            if EIGHT_BIT:
-                scores *= tl.load(key_scales + slots + key, mask=is_key, other=0.0)[None, :]
-            scores = tl.where(key[None, :] <= last[:, None], scores, float("-inf"))
-            higher = tl.maximum(peak, tl.max(scores, 1))
-            safe = tl.where(higher == float("-inf"), 0.0, higher)  # nothing seen yet
-            fade = tl.exp2(peak - safe)
-            weight = tl.exp2(scores - safe[:, None])
-            weights = weights * fade + tl.sum(weight, 1)
-            total *= fade[:, None]
-            if EIGHT_BIT:
-                # Scales go with the weights, relative to the largest, so that float16 does not lose small ones.
-                scale = tl.load(value_scales + slots + key, mask=is_key, other=0.0)
-                largest = tl.max(scale, 0)
-                share = scale / tl.where(largest > 0, largest, 1.0)
-                total += tl.dot((weight * share[None, :]).to(tl.float16), v, input_precision="ieee") * largest
-            else:
-                total = tl.dot(weight.to(v.dtype), v, total, input_precision="ieee")
-            peak = higher
-        if CHAINED:
-            tl.extra.cuda.gdc_launch_dependents()
-        chunks = tl.num_programs(0)
-        part = ((row * SHARED + shared) * chunks + chunk) * GROUPS * COUNT + query
-        tl.store(sums + part[:, None] * SIZE + feature[None, :], total, mask=is_query[:, None])
-        tl.store(peaks + part * 2, peak, mask=is_query)
-        tl.store(peaks + part * 2 + 1, weights, mask=is_query)
-
-
-@triton.jit
-def _widen(byte):
-    """Turn a byte without a sign, 128 more than its number, into float16: put it behind the exponent of 1024."""
-    return (byte.to(tl.uint16) | 0x6400).to(tl.float16, bitcast=True) - 1152.0
-
-
-@triton.jit
-def combine(
-    sums,  # as `attend` leaves them
+def _join(
+    sums,
     peaks,
-    filled,  # int64 [rows]
-    y,  # [rows * COUNT, SHARED * GROUPS, SIZE]
+    y,
+    head,  # of all rows'
+    used,  # chunks
+    row,
+    shared,
     COUNT: tl.constexpr,
     GROUPS: tl.constexpr,
     SHARED: tl.constexpr,
     SIZE: tl.constexpr,
-    CHUNK: tl.constexpr,
     CHUNKS: tl.constexpr,
-    BLOCK: tl.constexpr,  # chunks at once
-    CHAINED: tl.constexpr,
 ):
-    """Join what one query found in all chunks, in their order."""
-    begin(CHAINED)
-    token, head = tl.program_id(0), tl.program_id(1)
-    row = token // COUNT
-    known = tl.load(filled + row).to(tl.int32) + COUNT
-    used = tl.cdiv(known, CHUNK)
-    feature, chunk = tl.arange(0, SIZE), tl.arange(0, BLOCK)
-    first = (row * SHARED + head // GROUPS) * CHUNKS * GROUPS * COUNT + head % GROUPS * COUNT + token % COUNT
-    total = tl.zeros((SIZE,), tl.float32)
-    weights = 0.0
-    peak = float("-inf")
-    for start in range(0, CHUNKS, BLOCK):
-        if start < used:
-            is_used = start + chunk < used
-            part = first + (start + chunk) * GROUPS * COUNT
-            heights = tl.load(peaks + part * 2, mask=is_used, other=float("-inf"))
-            found = tl.load(peaks + part * 2 + 1, mask=is_used, other=0.0)
-            values = tl.load(sums + part[:, None] * SIZE + feature[None, :], mask=is_used[:, None], other=0.0)
-            higher = tl.maximum(peak, tl.max(heights, 0))  # the first chunk is seen by every query
-            fade = tl.exp2(peak - higher)
-            share = tl.exp2(heights - higher)
-            weights = weights * fade + tl.sum(found * share, 0)
-            total = total * fade + tl.sum(values * share[:, None], 0)
-            peak = higher
-    place = (token * SHARED * GROUPS + head) * SIZE + feature
-    tl.store(y + place, (total / weights).to(y.dtype.element_ty))
+    """Join what the queries of one key head found in all chunks. What others wrote is not in this one's own cache."""
+    chunk, query, feature = tl.arange(0, CHUNKS), tl.arange(0, GROUPS * COUNT), tl.arange(0, SIZE)
+    is_used = (chunk < used)[:, None]
+    part = (head * CHUNKS + chunk)[:, None] * GROUPS * COUNT + query[None, :]
+    heights = tl.load(peaks + part * 2, mask=is_used, other=float("-inf"), cache_modifier=".cg")
+    found = tl.load(peaks + part * 2 + 1, mask=is_used, other=0.0, cache_modifier=".cg")
+    places = sums + part[:, :, None] * SIZE + feature[None, None, :]
+    values = tl.load(places, mask=is_used[:, :, None], other=0.0, cache_modifier=".cg")
+    share = tl.exp2(heights - tl.max(heights, 0)[None, :])  # every query has seen the first chunk
+    total = tl.sum(values * share[:, :, None], 0)
+    weights = tl.sum(found * share, 0)
+    place = ((row * COUNT + query % COUNT) * SHARED + shared) * GROUPS + query // COUNT
+    whole = (total / weights[:, None]).to(y.dtype.element_ty)
+    tl.store(y + place[:, None] * SIZE + feature[None, :], whole)
+
+
+@triton.jit
+def _widen(byte):
+    """Turn bytes without a sign, each 128 more than its number, into float16: put them behind the exponent of 1024."""
+    if ASSEMBLY:  # four at once
+        return tl.inline_asm_elementwise(
+            "{ .reg .b32 zero; mov.b32 zero, 0x64806480;"
+            " prmt.b32 $0, $2, 0x64646464, 0x4140; prmt.b32 $1, $2, 0x64646464, 0x4342;"
+            " sub.f16x2 $0, $0, zero; sub.f16x2 $1, $1, zero; }",
+            "=r,=r,r",
+            [byte],
+            tl.float16,
+            is_pure=True,
+            pack=4,
+        )
+    return _behind_1024(byte)
+
+
+@triton.jit
+def _widen_low(pairs):
+    """Do the same with the low bytes of pairs of bytes."""
+    if ASSEMBLY:  # two at once
+        return tl.inline_asm_elementwise(
+            "{ .reg .b32 zero; mov.b32 zero, 0x64806480; prmt.b32 $0, $1, 0x64646464, 0x4240;"
+            " sub.f16x2 $0, $0, zero; }",
+            "=r,r",
+            [pairs],
+            tl.float16,
+            is_pure=True,
+            pack=2,
+        )
+    return _behind_1024(pairs & 255)
+
+
+@triton.jit
+def _widen_high(pairs):
+    if ASSEMBLY:
+        return tl.inline_asm_elementwise(
+            "{ .reg .b32 zero; mov.b32 zero, 0x64806480; prmt.b32 $0, $1, 0x64646464, 0x4341;"
+            " sub.f16x2 $0, $0, zero; }",
+            "=r,r",
+            [pairs],
+            tl.float16,
+            is_pure=True,
+            pack=2,
+        )
+    return _behind_1024(pairs >> 8)
+
+
+@triton.jit
+def _behind_1024(byte):
+    return (byte.to(tl.uint16) | 0x6400).to(tl.float16, bitcast=True) - 1152.0
 
 
 # With TRITON_INTERPRET=1 in the environment kernels run on a CPU: slow, to be checked.
 INTERPRETED = type(product).__name__ == "InterpretedFunction"
+ASSEMBLY = tl.constexpr(not INTERPRETED)

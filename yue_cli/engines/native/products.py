@@ -1,4 +1,9 @@
-"""Products of a few rows with a weight in any form, and what comes before and after them, by Triton kernels."""
+"""Products of a few rows with a weight in any form, and what comes before and after them, by Triton kernels.
+
+Whoever has no kernel, and many rows, are PyTorch's business.
+"""
+
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -10,82 +15,148 @@ from yue_cli.engines.native.model import linear
 from yue_cli.engines.native.quantized import Int4Weight, Int8Weight, Matrix
 
 
-def project(
-    x: Tensor,
-    weight: Matrix,
-    *,
-    norm: Tensor | None = None,
-    epsilon: float = 0.0,
-    gated: bool = False,
-    add_to: Tensor | None = None,
-    dtype: torch.dtype | None = None,
-) -> Tensor:
-    """Multiply x [tokens, in] by weight [out, in].
+@dataclass(frozen=True)
+class Norm:
+    """An RMSNorm: one weight for each column."""
 
-    norm: normalize x and scale it by this. gated: the weight holds gates and others, one under the other; returns
-    silu(gate) * other, half as wide. add_to: add to this in place and return it. dtype: of the result, else x's.
-    Whoever has no kernel, and many rows, are PyTorch's business.
+    weight: Tensor
+    epsilon: float
+
+
+@dataclass
+class Residual:
+    """What layers add to, and, where the last product has left it, what the norm that follows needs."""
+
+    x: Tensor  # [tokens, width]
+    scaled: Tensor | None = None  # x times the weights of that norm
+    squares: Tensor | None = None  # float32 [parts, tokens]: they add up to the sum of x's squares
+
+    def last(self, count: int) -> "Residual":
+        """Take the last of every `count` tokens."""
+        if count == 1:
+            return self
+        x, scaled, squares = self.x[count - 1 :: count], None, None
+        if self.scaled is not None and self.squares is not None:
+            scaled, squares = self.scaled[count - 1 :: count], self.squares[:, count - 1 :: count].contiguous()
+        return Residual(x.contiguous(), None if scaled is None else scaled.contiguous(), squares)
+
+
+def project_normed(
+    residual: Residual, norm: Norm, weight: Matrix, *, gated: bool = False, dtype: torch.dtype | None = None
+) -> Tensor:
+    """Normalize what is there [tokens, in] and multiply it by weight [out, in].
+
+    gated: the weight holds gates and others, one under the other; the answer is silu(gate) * other, half as wide.
+    dtype: of the answer, else that of what is there.
     """
-    tokens, inner = x.shape
-    outs = len(weight) // 2 if gated else len(weight)
-    tile = tiles.find(type(weight), outs, inner, tokens, gated, chain.is_hopper(x.device))
+    x, tile = residual.x, _tile(residual.x, weight, gated)
     if tile is None:
-        return _by_pytorch(x, weight, norm, epsilon, gated, add_to, dtype)
-    y = torch.empty(tokens, outs, dtype=dtype or x.dtype, device=x.device) if add_to is None else add_to
+        y = linear(F.rms_norm(x, x.shape[-1:], norm.weight, norm.epsilon), weight)
+        if gated:
+            gate, other = y.chunk(2, dim=-1)
+            y = F.silu(gate) * other
+        return y.to(dtype or y.dtype)
+    y = x.new_empty(len(x), len(weight) // 2 if gated else len(weight), dtype=dtype or x.dtype)
     if isinstance(weight, Int8Weight | Int4Weight):
-        _in_whole_numbers(x, weight, norm, epsilon, gated, add_to is not None, y, tile)
-        return y
-    assert isinstance(weight, Tensor), "tiles are for weights that have a kernel"
-    if norm is not None:
-        x = normalize(x, norm, epsilon)
-    kernels.product[outs // tile.out,](
-        x,
-        weight,
-        y,
-        tokens,
-        outs,
-        INS=inner,
-        ROWS=tiles.padded(tokens),
-        BLOCK_OUT=tile.out,
-        BLOCK_IN=tile.inner,
-        GATED=gated,
-        ADD=add_to is not None,
-        AHEAD=tiles.ahead(inner * x.itemsize),
-        num_warps=tile.warps,
-        num_stages=tile.stages,
-        **chain.link(x.device),
-    )
+        _multiply_fixed(x, weight, y, tile, norm=norm, gated=gated)
+    elif residual.scaled is None:
+        _multiply(normalize(x, norm), weight, y, tile, gated=gated)
+    else:
+        _multiply(residual.scaled, weight, y, tile, squares=residual.squares, epsilon=norm.epsilon, gated=gated)
     return y
 
 
-def normalize(x: Tensor, norm: Tensor, epsilon: float) -> Tensor:
-    """Normalize the rows of x [tokens, in] and scale them: RMSNorm."""
+def add_product(residual: Residual, x: Tensor, weight: Matrix, following: Norm) -> None:
+    """Add the product of x [tokens, in] and weight [out, in]. following: the norm that comes next."""
+    tile, y = _tile(x, weight), residual.x
+    residual.scaled = residual.squares = None
+    if tile is None and isinstance(weight, Tensor):
+        y.addmm_(x, weight.T)
+    elif tile is None:
+        y.add_(linear(x, weight))
+    elif isinstance(weight, Int8Weight | Int4Weight):
+        _multiply_fixed(x, weight, y, tile, adds=True)
+    else:
+        if x.dtype != torch.float16:  # which may be too narrow for what is not normalized
+            residual.scaled = torch.empty_like(y)
+            residual.squares = y.new_empty(y.shape[1] // tile.out, len(y), dtype=torch.float32)
+        _multiply(x, weight, y, tile, prepared=residual, following=following)
+
+
+def normalize(x: Tensor, norm: Norm) -> Tensor:
+    """Normalize the rows of x [tokens, in] and scale them."""
     tokens, inner = x.shape
     y = torch.empty_like(x)
     kernels.normalize[tokens,](
         x,
-        norm,
+        norm.weight,
         y,
-        epsilon,
+        norm.epsilon,
         INS=inner,
-        COLUMNS=tiles.padded(inner),
+        COLUMNS=tiles.padded(inner, 1),
         num_warps=8,
         **chain.link(x.device),
     )
     return y
 
 
-def _in_whole_numbers(
+def _tile(x: Tensor, weight: Matrix, gated: bool = False) -> tiles.Tile | None:
+    outs = len(weight) // 2 if gated else len(weight)
+    return tiles.find(type(weight), outs, x.shape[1], len(x), gated, chain.is_hopper(x.device))
+
+
+def _multiply(
     x: Tensor,
-    weight: Int8Weight | Int4Weight,
-    norm: Tensor | None,
-    epsilon: float,
-    gated: bool,
-    adds: bool,
+    weight: Matrix,
     y: Tensor,
     tile: tiles.Tile,
+    *,
+    squares: Tensor | None = None,
+    epsilon: float = 0.0,
+    gated: bool = False,
+    prepared: Residual | None = None,
+    following: Norm | None = None,
 ) -> None:
-    """Turn x into numbers of 16 bits, then multiply."""
+    """Write a product into y. squares: normalize x by these. prepared: add to y, and prepare for what is following."""
+    tokens, inner = x.shape
+    outs = y.shape[1]
+    kernels.product[outs // tile.out,](
+        x,
+        weight,
+        y,
+        squares,
+        epsilon,
+        None if following is None else following.weight,
+        None if prepared is None else prepared.scaled,
+        None if prepared is None else prepared.squares,
+        tokens,
+        outs,
+        INS=inner,
+        ROWS=tiles.padded(tokens, 8),
+        BLOCK_OUT=tile.out,
+        BLOCK_IN=tile.inner,
+        PARTS=0 if squares is None else len(squares),
+        GATED=gated,
+        ADD=prepared is not None,
+        PREPARED=prepared is not None and prepared.scaled is not None,
+        AHEAD=tiles.ahead(inner * x.itemsize),
+        num_warps=tile.warps,
+        num_stages=tile.stages,
+        **chain.link(x.device),
+    )
+
+
+def _multiply_fixed(
+    x: Tensor,
+    weight: Int8Weight | Int4Weight,
+    y: Tensor,
+    tile: tiles.Tile,
+    *,
+    norm: Norm | None = None,
+    gated: bool = False,
+    adds: bool = False,
+) -> None:
+    """Do the same after turning x, normalized if there is a norm, into numbers of 16 bits."""
     tokens, inner = x.shape
     groups = inner // GROUP
     bytes_ = torch.empty(2, tokens, inner, dtype=torch.int8, device=x.device)
@@ -93,12 +164,12 @@ def _in_whole_numbers(
     sums = torch.empty(tokens, groups, dtype=torch.float32, device=x.device)
     quantized_kernels.to_fixed[tokens,](
         x,
-        x if norm is None else norm,
+        None if norm is None else norm.weight,
         bytes_,
         scales,
         sums,
         tokens,
-        epsilon,
+        0.0 if norm is None else norm.epsilon,
         INS=inner,
         GROUPS=tiles.padded(groups, 1),
         GROUP=GROUP,
@@ -112,14 +183,15 @@ def _in_whole_numbers(
         sums,
         weight.values,
         weight.scales,
-        weight.zeros if isinstance(weight, Int4Weight) else weight.scales,
+        weight.zeros if isinstance(weight, Int4Weight) else None,
         y,
         tokens,
         y.shape[1],
         INS=inner,
-        ROWS=tiles.padded(tokens, 8),
+        ROWS=tiles.padded(tokens, 4),
         BLOCK_OUT=tile.out,
         BLOCK_IN=tile.inner,
+        GROUP=GROUP,
         FOUR_BIT=isinstance(weight, Int4Weight),
         GATED=gated,
         ADD=adds,
@@ -128,25 +200,3 @@ def _in_whole_numbers(
         num_stages=tile.stages,
         **chain.link(x.device),
     )
-
-
-def _by_pytorch(
-    x: Tensor,
-    weight: Matrix,
-    norm: Tensor | None,
-    epsilon: float,
-    gated: bool,
-    add_to: Tensor | None,
-    dtype: torch.dtype | None,
-) -> Tensor:
-    if norm is not None:
-        x = F.rms_norm(x, (x.shape[-1],), norm, epsilon)
-    if add_to is not None and isinstance(weight, Tensor) and not gated:
-        return add_to.addmm_(x, weight.T)
-    y = linear(x, weight)
-    if gated:
-        gate, other = y.chunk(2, dim=-1)
-        y = F.silu(gate) * other
-    if add_to is not None:
-        return add_to.add_(y)
-    return y.to(dtype or y.dtype)

@@ -9,9 +9,7 @@ are read.
 import triton
 import triton.language as tl
 
-from yue_cli.engines.native.kernels import INTERPRETED, begin, begin_product
-
-_ASSEMBLY = tl.constexpr(not INTERPRETED)
+from yue_cli.engines.native.kernels import ASSEMBLY, begin, begin_product, fetch
 
 
 @triton.jit
@@ -65,7 +63,8 @@ def fixed_product(
     INS: tl.constexpr,
     ROWS: tl.constexpr,  # rows, rounded up to half of what tensor cores take
     BLOCK_OUT: tl.constexpr,  # divides outs
-    BLOCK_IN: tl.constexpr,  # divides INS; FOUR_BIT: the columns that share a scale
+    BLOCK_IN: tl.constexpr,  # divides INS; FOUR_BIT: some groups of GROUP columns that share a scale
+    GROUP: tl.constexpr,
     FOUR_BIT: tl.constexpr,
     GATED: tl.constexpr,  # y is silu(gate) * other: SwiGLU
     ADD: tl.constexpr,  # to what y holds
@@ -73,33 +72,46 @@ def fixed_product(
     CHAINED: tl.constexpr,
 ):
     """Compute y = x @ weight.T for BLOCK_OUT columns, all rows."""
-    out = tl.program_id(0) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
-    begin_product(weight, out, outs, INS // 2 if FOUR_BIT else INS, AHEAD, GATED, CHAINED)
-    row = tl.arange(0, ROWS)
+    WIDE: tl.constexpr = 2 * BLOCK_OUT if GATED else BLOCK_OUT
+    side = tl.arange(0, WIDE)
+    line = tl.program_id(0) * BLOCK_OUT + side % BLOCK_OUT + tl.where(side < BLOCK_OUT, 0, outs)  # of the matrix
+    if CHAINED and FOUR_BIT:
+        _fetch_facts(weight_scales, weight_zeros, outs, INS // GROUP, BLOCK_OUT, GATED)
+    begin_product(weight, line, outs, INS // 2 if FOUR_BIT else INS, AHEAD, False, CHAINED)
+    out, row = tl.program_id(0) * BLOCK_OUT + tl.arange(0, BLOCK_OUT), tl.arange(0, ROWS)
     is_row = row < rows
-    if FOUR_BIT:
-        matrix = outs * (2 if GATED else 1)  # rows that the whole matrix has
-        total = _four_bits(
-            bytes_, sums, scales, weight, weight_scales, weight_zeros, out, rows, matrix, INS, ROWS, BLOCK_OUT, BLOCK_IN
-        )
-        if GATED:
-            other = _four_bits(
-                bytes_, sums, scales, weight, weight_scales, weight_zeros, out + outs, rows, matrix, INS, ROWS,
-                BLOCK_OUT, BLOCK_IN,
-            )  # fmt: skip
-    else:
-        total = _eight_bits(bytes_, weight, weight_scales, out, rows, INS, ROWS, BLOCK_OUT, BLOCK_IN)
-        scale = tl.load(scales + row, mask=is_row, other=0.0)[None, :]
-        total *= scale
-        if GATED:
-            other = _eight_bits(bytes_, weight, weight_scales, out + outs, rows, INS, ROWS, BLOCK_OUT, BLOCK_IN)
-            other *= scale
-    if GATED:
-        total = total / (1 + tl.exp(-total)) * other
     place = y + row[None, :] * outs + out[:, None]
     if ADD:
-        total += tl.load(place, mask=is_row[None, :], other=0.0).to(tl.float32)
+        before = tl.load(place, mask=is_row[None, :], other=0.0).to(tl.float32)
+    if FOUR_BIT:
+        matrix = outs * (WIDE // BLOCK_OUT)  # lines that the whole matrix has
+        total = _four_bits(
+            bytes_, sums, scales, weight, weight_scales, weight_zeros, line, rows, matrix, INS, ROWS, WIDE, GROUP,
+            BLOCK_IN // GROUP,
+        )  # fmt: skip
+    else:
+        total = _eight_bits(bytes_, weight, weight_scales, line, rows, INS, ROWS, WIDE, BLOCK_IN)
+        total *= tl.load(scales + row, mask=is_row, other=0.0)[None, :]
+    if GATED:
+        both = tl.reshape(total, (2, BLOCK_OUT, ROWS))
+        is_gate = (tl.arange(0, 2) == 0)[:, None, None]
+        gate = tl.sum(tl.where(is_gate, both, 0.0), 0)
+        total = gate / (1 + tl.exp(-gate)) * tl.sum(tl.where(is_gate, 0.0, both), 0)
+    if ADD:
+        total += before
     tl.store(place, total.to(y.dtype.element_ty), mask=is_row[None, :])
+
+
+@triton.jit
+def _fetch_facts(weight_scales, weight_zeros, outs, ALL: tl.constexpr, BLOCK_OUT: tl.constexpr, GATED: tl.constexpr):
+    """Bring the scales and zeros of all groups into the GPU's cache."""
+    PARTS: tl.constexpr = 2 if GATED else 1
+    group = tl.arange(0, 128)
+    for part in tl.static_range(PARTS):
+        for first in tl.static_range(0, ALL, 128):
+            place = tl.minimum(first + group, ALL - 1) * outs * PARTS + part * outs + tl.program_id(0) * BLOCK_OUT
+            fetch(weight_scales + place)
+            fetch(weight_zeros + place)
 
 
 @triton.jit
@@ -107,23 +119,23 @@ def _eight_bits(
     bytes_,
     weight,
     weight_scales,
-    out,  # [BLOCK_OUT]: rows of the matrix
+    line,  # [BLOCK_OUT], of the matrix
     rows,
     INS: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK_OUT: tl.constexpr,
     BLOCK_IN: tl.constexpr,
 ):
-    """Multiply some rows of the matrix with the bytes of all rows of x: float32 [BLOCK_OUT, ROWS]."""
+    """Multiply some lines of the matrix with the bytes of all rows of x: float32 [BLOCK_OUT, ROWS]."""
     inner = tl.arange(0, BLOCK_IN)
     source, is_row = _bytes_of_rows(bytes_, rows, INS, ROWS)
-    weights = weight + out[:, None] * INS + inner[None, :]
+    weights = weight + line[:, None] * INS + inner[None, :]
     total = tl.zeros((BLOCK_OUT, 2 * ROWS), tl.int32)
     for start in range(0, INS, BLOCK_IN):
         tile = tl.load(weights + start, eviction_policy="evict_first")
         columns = tl.load(source[None, :] + (start + inner)[:, None], mask=is_row[None, :], other=0)
         total = tl.dot(tile, columns, total, out_dtype=tl.int32)
-    return _joined(total.to(tl.float32), ROWS, BLOCK_OUT) * tl.load(weight_scales + out)[:, None]
+    return _joined(total.to(tl.float32), ROWS, BLOCK_OUT) * tl.load(weight_scales + line)[:, None]
 
 
 @triton.jit
@@ -134,41 +146,60 @@ def _four_bits(
     weight,
     weight_scales,
     weight_zeros,
-    out,  # [BLOCK_OUT]: rows of the matrix
+    line,  # [BLOCK_OUT], of the matrix
     rows,
-    matrix,  # rows that the whole matrix has
+    matrix,  # lines that the whole matrix has
     INS: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK_OUT: tl.constexpr,
     GROUP: tl.constexpr,
+    GROUPS: tl.constexpr,  # at once
 ):
-    """Multiply some rows of the matrix with all rows of x: float32 [BLOCK_OUT, ROWS]."""
-    row = tl.arange(0, ROWS)
-    half = tl.arange(0, GROUP // 2)
+    """Multiply some lines of the matrix with all rows of x: float32 [BLOCK_OUT, ROWS]."""
+    ALL: tl.constexpr = INS // GROUP
+    step, half, row = tl.arange(0, GROUPS), tl.arange(0, GROUP // 2), tl.arange(0, ROWS)
     source, is_row = _bytes_of_rows(bytes_, rows, INS, ROWS)
-    total = tl.zeros((BLOCK_OUT, 2 * ROWS), tl.float32)
-    base = tl.zeros((BLOCK_OUT, ROWS), tl.float32)
-    # What belongs to a group is asked for a group before it is needed.
-    slope = tl.load(weight_scales + out)
-    zero = tl.load(weight_zeros + out)
-    offset = tl.load(sums + row * (INS // GROUP), mask=row < rows, other=0.0)
-    for group in range(INS // GROUP):
-        pairs = tl.load(
-            weight + out[:, None] * (INS // 2) + (group * (GROUP // 2) + half)[None, :], eviction_policy="evict_first"
+    source, is_row = source[None, None, :], is_row[None, None, :]
+    place = weight + line[None, :, None] * (INS // 2) + half[None, None, :]
+    total = tl.zeros((GROUPS, BLOCK_OUT, 2 * ROWS), tl.float32)
+    base = tl.zeros((GROUPS, BLOCK_OUT, ROWS), tl.float32)
+    # What belongs to groups is asked for before the groups before them are done with.
+    slope, zero, offset = _facts(sums, weight_scales, weight_zeros, line, row, rows, matrix, step, ALL)
+    for start in range(0, ALL, GROUPS):
+        group = (start + step)[:, None, None]
+        pairs = place + group * (GROUP // 2)
+        columns = source + group * GROUP + half[None, :, None]
+        if ALL % GROUPS == 0:
+            pairs = tl.load(pairs, eviction_policy="evict_first")
+            first = tl.load(columns, mask=is_row, other=0)
+            second = tl.load(columns + GROUP // 2, mask=is_row, other=0)
+        else:
+            is_group = group < ALL
+            pairs = tl.load(pairs, mask=is_group, other=0, eviction_policy="evict_first")
+            first = tl.load(columns, mask=is_row & is_group, other=0)
+            second = tl.load(columns + GROUP // 2, mask=is_row & is_group, other=0)
+        next_slope, next_zero, next_offset = _facts(
+            sums, weight_scales, weight_zeros, line, row, rows, matrix, start + GROUPS + step, ALL
         )
-        columns = source[None, :] + (group * GROUP + half)[:, None]
-        first = tl.load(columns, mask=is_row[None, :], other=0)
-        second = tl.load(columns + GROUP // 2, mask=is_row[None, :], other=0)
-        following = tl.minimum(group + 1, INS // GROUP - 1)
-        next_slope = tl.load(weight_scales + following * matrix + out)
-        next_zero = tl.load(weight_zeros + following * matrix + out)
-        next_offset = tl.load(sums + row * (INS // GROUP) + following, mask=row < rows, other=0.0)
         part = tl.dot(_low_halves(pairs), first, out_dtype=tl.int32)
         part = tl.dot(_high_halves(pairs), second, part, out_dtype=tl.int32)
-        total += part.to(tl.float32) * slope.to(tl.float32)[:, None]
-        base += zero.to(tl.float32)[:, None] * offset[None, :]
+        total += part.to(tl.float32) * slope.to(tl.float32)[:, :, None]
+        base += zero.to(tl.float32)[:, :, None] * offset[:, None, :]
         slope, zero, offset = next_slope, next_zero, next_offset
-    return base + _joined(total, ROWS, BLOCK_OUT) * tl.load(scales + row, mask=row < rows, other=0.0)[None, :]
+    scale = tl.load(scales + row, mask=row < rows, other=0.0)[None, :]
+    return tl.sum(base, 0) + _joined(tl.sum(total, 0), ROWS, BLOCK_OUT) * scale
+
+
+@triton.jit
+def _facts(sums, weight_scales, weight_zeros, line, row, rows, matrix, group, ALL: tl.constexpr):
+    """Load scales and zeros of some groups [GROUPS, BLOCK_OUT], and sums of the activations [GROUPS, ROWS]."""
+    is_group = (group < ALL)[:, None]
+    place = group[:, None] * matrix + line[None, :]
+    slope = tl.load(weight_scales + place, mask=is_group, other=0.0)
+    zero = tl.load(weight_zeros + place, mask=is_group, other=0.0)
+    is_sum = is_group & (row < rows)[None, :]
+    offset = tl.load(sums + row[None, :] * ALL + group[:, None], mask=is_sum, other=0.0)
+    return slope, zero, offset
 
 
 @triton.jit
@@ -189,14 +220,14 @@ def _joined(total, ROWS: tl.constexpr, BLOCK_OUT: tl.constexpr):
 @triton.jit
 def _low_halves(pairs):
     """Take the low four bits of each byte, int8: four bytes at once."""
-    if _ASSEMBLY:
+    if ASSEMBLY:
         return tl.inline_asm_elementwise("and.b32 $0, $1, 0x0f0f0f0f;", "=r,r", [pairs], tl.int8, is_pure=True, pack=4)
     return (pairs & 15).to(tl.int8)
 
 
 @triton.jit
 def _high_halves(pairs):
-    if _ASSEMBLY:
+    if ASSEMBLY:
         return tl.inline_asm_elementwise(
             "{ .reg .b32 half; shr.b32 half, $1, 4; and.b32 $0, half, 0x0f0f0f0f; }",
             "=r,r",

@@ -26,21 +26,22 @@ class Tile:
 
 @dataclass(frozen=True)
 class Cut:
-    """How attention cuts up the keys. `chunk` is part of the numbers: sums are taken chunk by chunk."""
+    """How attention cuts up the keys. `chunks` and `block` are part of the numbers: sums are taken chunk by chunk."""
 
-    chunk: int  # keys of one program
-    block: int  # keys that it looks at at once
+    chunks: int  # of a row, at most
+    block: int  # keys that a program looks at at once
     warps: int
     stages: int
 
 
-COMBINED = 16  # chunks that are joined at once
 _AHEAD = 512  # bytes; more gets into the way of what is needed first
 
 
-def attention_cut(rows: int, is_hopper: bool) -> Cut:
-    """Choose for a number of rows. `chunk` and `block` are the same for all, since the numbers depend on them."""
-    return Cut(256, 128, warps=4, stages=3 if rows <= 8 and is_hopper else 2)
+def attention_cut(groups: int, is_hopper: bool) -> Cut:
+    """Choose for a number of heads that share a key. Not for a number of rows: equal ids must give equal numbers."""
+    if groups > 2:
+        return Cut(16, 128, warps=4, stages=3 if is_hopper else 2)
+    return Cut(8, 128, warps=4, stages=2)
 
 
 def ahead(row_bytes: int) -> int:
@@ -84,20 +85,25 @@ def product_tile(outs: int, inner: int, rows: int, gated: bool, is_hopper: bool)
 
 
 def fixed_tile(outs: int, inner: int, rows: int, gated: bool, four_bit: bool, is_hopper: bool) -> Tile | None:
-    """Choose the tile of a product with quantized weights; in four bits, a group of columns at once."""
+    """Choose the tile of a product with quantized weights; in four bits, some groups of columns at once."""
     if inner % GROUP:
         return None
     if four_bit:
-        tile = Tile(32 if gated else 64 if inner > outs else 16, GROUP, warps=2, stages=4)
-    elif not is_hopper:
-        tile = Tile(64 if rows <= 32 and outs > 5120 else 32, GROUP, warps=4, stages=5 if rows <= 32 else 3)
+        # A warp to a group; their number need not divide that of all groups.
+        columns, at_once = 32 if rows <= 8 and outs % 32 == 0 else 16, 4 if rows <= 32 else 2
+        tile = Tile(columns, at_once * GROUP, warps=at_once, stages=3 if rows <= 32 else 2)
+        return None if outs % tile.out else tile
+    if not is_hopper:
+        tile = Tile(
+            64 if rows <= 32 and outs > 5120 and not gated else 32, GROUP, warps=4, stages=5 if rows <= 32 else 3
+        )
     else:
-        tile = Tile(64, 256, warps=4, stages=4 if gated or rows > 32 else 6)
+        tile = Tile(32 if gated else 64, 256, warps=4, stages=4 if rows > 32 else 6)
     return _fitted(tile, outs, inner)
 
 
-def padded(count: int, least: int = 16) -> int:
-    """Round up to a power of two: 16 and more of them are what tensor cores take."""
+def padded(count: int, least: int) -> int:
+    """Round up to a power of two."""
     size = least
     while size < count:
         size *= 2
