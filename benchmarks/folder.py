@@ -19,9 +19,9 @@ from yue_cli.engines import describe, open_engine
 from yue_cli.engines.base import Engine
 from yue_cli.generation import Choice, fill_frames, sample_until
 from yue_cli.machine import choose_device, choose_dtype
-from yue_cli.sampling import Noise, Sampler, most_likely
+from yue_cli.sampling import Noise, most_likely
 from yue_cli.settings import Settings, resolve
-from yue_cli.stages.stage1 import allowed_ids
+from yue_cli.stages.stage1 import allowed_ids, make_sampler
 from yue_cli.stages.stage2 import cache_length
 from yue_cli.vocab import CODEBOOKS, WINDOW_FRAMES, Vocabulary
 
@@ -78,7 +78,7 @@ def stage1_seconds(engine: Engine, context: int, tokens: int) -> float:
     vocabulary = Vocabulary()
     allowed = allowed_ids("yue", vocabulary, engine.vocabulary_size)
     settings = resolve(Settings()).stage1
-    sampler = Sampler(vocabulary, allowed, settings, guided=True, device=engine.device)
+    sampler = make_sampler(engine, vocabulary, allowed, settings, guided=True)
     advance = engine.fuse(sampler.pick, sampler.head)
     prompt = np.random.default_rng(0).integers(0, 32000, context)
     times = []

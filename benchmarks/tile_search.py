@@ -156,14 +156,14 @@ def candidates(case: Case) -> list[Any]:
     wide = 2 if gated else 1
     if case.kind == "plain":
         sizes = itertools.product((16, 32, 64, 128), (128, 256, 512), (4, 8), (3, 4, 5))
-        rows, value = tiles.padded(case.rows, 8), BF16.itemsize
+        rows, value = tiles.padded(case.rows, 16), BF16.itemsize
     elif case.kind == FOUR_BIT:
         sizes = itertools.product((16, 32, 64), (2 * GROUP, 4 * GROUP, 8 * GROUP), (2, 4, 8), (2, 3, 4))
-        rows, value = 2 * tiles.padded(case.rows, 4), 1
+        rows, value = 2 * tiles.padded(case.rows, 8), 1
         inner = 8 * GROUP  # the kernel sees to what is left over
     else:
         sizes = itertools.product((16, 32, 64, 128), (128, 256, 512), (4, 8), (3, 4, 6))
-        rows, value = 2 * tiles.padded(case.rows, 4), 1
+        rows, value = 2 * tiles.padded(case.rows, 8), 1
     return [
         tiles.Tile(out, depth, warps, stages)
         for out, depth, warps, stages in sizes

@@ -20,9 +20,9 @@ from yue_cli.engines.native.engine import NativeEngine
 from yue_cli.engines.native.model import Layer, Weights
 from yue_cli.generation import Choice, fill_frames, sample_until
 from yue_cli.machine import choose_device, choose_dtype
-from yue_cli.sampling import Noise, Sampler, most_likely
+from yue_cli.sampling import Noise, most_likely
 from yue_cli.settings import Settings, resolve
-from yue_cli.stages.stage1 import allowed_ids
+from yue_cli.stages.stage1 import allowed_ids, make_sampler
 from yue_cli.vocab import CODEBOOKS, WINDOW_FRAMES, Vocabulary
 
 HIDDEN, LAYERS, HEADS, INNER = 768, 12, 12, 2048
@@ -62,7 +62,7 @@ def stage1_speed(engine: NativeEngine, guided: bool, songs: int) -> float:
     vocabulary = Vocabulary()
     settings = resolve(Settings()).stage1
     allowed = allowed_ids("yue", vocabulary, engine.vocabulary_size)
-    sampler = Sampler(vocabulary, allowed, settings, guided=guided, device=engine.device, songs=songs)
+    sampler = make_sampler(engine, vocabulary, allowed, settings, guided=guided, songs=songs)
     advance = engine.fuse(sampler.pick, sampler.head)
     prompts = [np.random.default_rng(song).integers(0, 32000, PROMPT - song) for song in range(songs)]
     times = {}

@@ -33,7 +33,7 @@ LEVELS = [
         "stopwatch",
     ],
     ["prompt"],
-    ["sampling", "comparison", "mixing"],
+    ["sampling", "sampling_kernels", "comparison", "mixing"],
     ["engines.base", "engines", "engines.native", "engines.exl2"],
     ["generation", "stages.reference", "stages.stage1", "stages.stage2", "stages.decode"],
     [
@@ -71,9 +71,10 @@ THIRD_PARTY = {
     "rich": {"commands"},
     "exllamav2": {"engines.exl2.extension", "engines.exl2.converter"},
     "safetensors": {"engines.native", "engines.exl2", "tiny", "toy"},
-    "triton": {"engines.native"},
+    "triton": {"engines.native", "sampling_kernels"},
     "torch": {
         "sampling",
+        "sampling_kernels",
         "comparison",
         "mixing",
         "engines.base",

@@ -262,7 +262,7 @@ def test_products_compile(name: str, rows: int, capability: int) -> None:
     chained = {"CHAINED": capability >= 90}
     constants = chained | {
         "INS": inner,
-        "ROWS": tiles.padded(rows, 8),
+        "ROWS": tiles.padded(rows, 16),
         "BLOCK_OUT": tile.out,
         "BLOCK_IN": tile.inner,
         "PARTS": 64 if normalized else 0,
@@ -300,7 +300,7 @@ def test_products_with_quantized_weights_compile(name: str, kind: type, rows: in
     types |= {"weight_zeros": scale} if is_four else {}
     added = name.endswith(("output", "down"))
     constants = sizes | {
-        "ROWS": tiles.padded(rows, 4),
+        "ROWS": tiles.padded(rows, 8),
         "BLOCK_OUT": tile.out,
         "BLOCK_IN": tile.inner,
         "GROUP": GROUP,

@@ -36,6 +36,11 @@ class Engine(ABC):
         return "one operation after the other"
 
     @property
+    def has_kernels(self) -> bool:
+        """Tell whether Triton's kernels compute a step, so that they may choose the next id as well."""
+        return False
+
+    @property
     def falls_back(self) -> bool:
         """Tell whether a faster way, that this device would allow, cannot be used."""
         return False

@@ -89,7 +89,7 @@ def generate(
         for batch in seat_all([tasks[number].seat(index) for number in lacking]):
             places = len(batch)
             if (guided, places) not in samplers:
-                sampler = Sampler(vocabulary, allowed, settings, guided=guided, device=engine.device, songs=places)
+                sampler = make_sampler(engine, vocabulary, allowed, settings, guided=guided, songs=places)
                 samplers[guided, places] = sampler, engine.fuse(sampler.pick, sampler.head)
             sampler, advance = samplers[guided, places]
             # A place where nobody sits reads one id and draws nothing.
@@ -119,6 +119,24 @@ def generate(
                 closed = np.append(ids, vocabulary.end_of_audio) if truncated else ids
                 generated[number].append(closed.astype(np.int32))
                 yield number, Segment(generated[number][-1], truncated)
+
+
+def make_sampler(
+    engine: Engine,
+    vocabulary: Vocabulary,
+    allowed: Sequence[range],
+    settings: Stage1Settings,
+    *,
+    guided: bool,
+    songs: int = 1,
+) -> Sampler:
+    """Make the sampler that suits how an engine computes. allowed: ids that may be picked."""
+    kind = Sampler
+    if engine.has_kernels:
+        from yue_cli.sampling_kernels import KernelSampler  # needs Triton
+
+        kind = KernelSampler
+    return kind(vocabulary, allowed, settings, guided=guided, device=engine.device, songs=songs)
 
 
 def allowed_ids(rules: str, vocabulary: Vocabulary, vocabulary_size: int) -> tuple[range, ...]:

@@ -119,6 +119,10 @@ class NativeEngine(Engine):
         return self.mode.describe(self.device)
 
     @property
+    def has_kernels(self) -> bool:
+        return self.mode.name == "kernels"
+
+    @property
     def falls_back(self) -> bool:
         return bool(self.mode.why)
 
