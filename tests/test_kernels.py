@@ -20,7 +20,7 @@ from yue_cli.models import EIGHT_BIT, FOUR_BIT
 
 triton = pytest.importorskip("triton")
 
-from yue_cli.engines.native import chain, kernels, quantized_kernels, tiles  # noqa: E402
+from yue_cli.engines.native import attention_kernels, chain, kernels, tiles  # noqa: E402
 from yue_cli.engines.native.formats import GROUP  # noqa: E402
 from yue_cli.engines.native.products import Norm, Residual, add_product, project_normed  # noqa: E402
 from yue_cli.engines.native.quantized import Int4Weight, Int8Weight  # noqa: E402
@@ -248,69 +248,49 @@ def compiled(kernel, capability: int, types: dict[str, str], constants: dict, ti
 @pytest.mark.slow
 @pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize("rows", [2, 20, 64])
+@pytest.mark.parametrize("kind", [Tensor, Int8Weight, Int4Weight])
 @pytest.mark.parametrize("name", PRODUCTS)
-def test_products_compile(name: str, rows: int, capability: int) -> None:
+def test_products_compile(name: str, kind: type, rows: int, capability: int) -> None:
     outs, inner, gated = PRODUCTS[name]
-    tile = tiles.find(Tensor, outs, inner, rows, gated, capability >= 90)
+    tile = tiles.find(kind, outs, inner, rows, gated, capability >= 90)
     if tile is None:  # left to PyTorch
-        assert name == "stage 2 down" and capability == 90
+        assert name == "stage 2 down" and capability == 90 and kind is Tensor
         return
     added, normalized = name.endswith(("output", "down")), name.endswith(("qkv", "up", "head"))
-    types = dict.fromkeys(("x", "weight", "y"), "*bf16") | {"rows": "i32", "outs": "i32", "epsilon": "fp32"}
+    bits, values, facts = {
+        Tensor: (16, "*bf16", None),
+        Int8Weight: (8, "*i8", "*fp32"),
+        Int4Weight: (4, "*u8", "*i32"),
+    }[kind]
+    types = {"x": "*bf16", "weight": values, "y": "*bf16", "epsilon": "fp32"}
+    types |= dict.fromkeys(("rows", "outs", "facts_stride"), "i32") | ({"facts": facts} if facts else {})
     types |= {"norm": "*bf16", "scaled": "*bf16", "new_squares": "*fp32"} if added else {}
     types |= {"squares": "*fp32"} if normalized else {}
-    chained = {"CHAINED": capability >= 90}
-    constants = chained | {
+    constants = {
         "INS": inner,
-        "ROWS": tiles.padded(rows, 16),
+        "ROWS": tiles.padded(rows, tiles.LEAST_ROWS[bits]),
         "BLOCK_OUT": tile.out,
         "BLOCK_IN": tile.inner,
+        "GROUP": GROUP,
+        "BITS": bits,
         "PARTS": 64 if normalized else 0,
         "GATED": gated,
         "ADD": added,
         "PREPARED": added,
-        "AHEAD": tiles.ahead(2 * inner),
+        "AHEAD": tiles.ahead(inner * bits // 8),
+        "CHAINED": capability >= 90,
     }
     made = compiled(kernels.product, capability, types, constants, tile)
     assert made.metadata.shared <= LARGEST_SHARED[capability]
-    constants = chained | {"INS": inner, "COLUMNS": tiles.padded(inner, 1)}
-    types = dict.fromkeys(("x", "norm", "y"), "*bf16") | {"epsilon": "fp32"}
-    compiled(kernels.normalize, capability, types, constants, tiles.Tile(0, 0, 8, 1))
 
 
 @needs_compiler
 @pytest.mark.slow
 @pytest.mark.parametrize("capability", [80, 90])
-@pytest.mark.parametrize("rows", [2, 20, 64])
-@pytest.mark.parametrize("kind", [Int8Weight, Int4Weight])
-@pytest.mark.parametrize("name", PRODUCTS)
-def test_products_with_quantized_weights_compile(name: str, kind: type, rows: int, capability: int) -> None:
-    outs, inner, gated = PRODUCTS[name]
-    tile = tiles.find(kind, outs, inner, rows, gated, capability >= 90)
-    assert tile is not None
-    fixed = {"bytes_": "*i8", "scales": "*fp32", "sums": "*fp32", "rows": "i32"}
-    sizes = {"INS": inner, "CHAINED": capability >= 90}
-    constants = {"GROUPS": tiles.padded(inner // GROUP, 1), "NORM": name.endswith(("qkv", "up", "head"))}
-    constants |= sizes | {"GROUP": GROUP}
-    types = fixed | {"x": "*bf16", "epsilon": "fp32"} | ({"norm": "*bf16"} if constants["NORM"] else {})
-    compiled(quantized_kernels.to_fixed, capability, types, constants, tiles.Tile(0, 0, 8, 1))
-    is_four = kind is Int4Weight
-    scale = "*bf16" if is_four else "*fp32"
-    types = fixed | {"weight": "*u8" if is_four else "*i8", "weight_scales": scale, "y": "*bf16", "outs": "i32"}
-    types |= {"weight_zeros": scale} if is_four else {}
-    added = name.endswith(("output", "down"))
-    constants = sizes | {
-        "ROWS": tiles.padded(rows, 8),
-        "BLOCK_OUT": tile.out,
-        "BLOCK_IN": tile.inner,
-        "GROUP": GROUP,
-        "AHEAD": tiles.ahead(inner // 2 if is_four else inner),
-        "FOUR_BIT": is_four,
-        "GATED": gated,
-        "ADD": added,
-    }
-    made = compiled(quantized_kernels.fixed_product, capability, types, constants, tile)
-    assert made.metadata.shared <= LARGEST_SHARED[capability]
+def test_norms_compile(capability: int) -> None:
+    constants = {"INS": 4096, "COLUMNS": 4096, "CHAINED": capability >= 90}
+    types = dict.fromkeys(("x", "norm", "y"), "*bf16") | {"epsilon": "fp32"}
+    compiled(kernels.normalize, capability, types, constants, tiles.Tile(0, 0, 8, 1))
 
 
 @needs_compiler
@@ -335,7 +315,7 @@ def test_attention_compiles(heads: int, shared: int, count: int, is_bytes: bool,
         "EIGHT_BIT": is_bytes,
         "CHAINED": capability >= 90,
     }
-    made = compiled(kernels.attend, capability, types, constants, tiles.Tile(0, 0, cut.warps, cut.stages))
+    made = compiled(attention_kernels.attend, capability, types, constants, tiles.Tile(0, 0, cut.warps, cut.stages))
     assert made.metadata.shared <= LARGEST_SHARED[capability]
 
 

@@ -74,7 +74,7 @@ def quantize(tensors: Tensors, format: str) -> tuple[Tensors, Tensors]:
         matrix = name.removesuffix(".weight")
         if matrix == "lm_head" or matrix.endswith("_proj"):
             weight = CLASSES[EIGHT_BIT if matrix == "lm_head" else format].quantize(tensor)
-            stored |= {f"{matrix}.{field}": part for field, part in weight.tensors().items()}
+            stored |= {f"{matrix}.{field}": part.contiguous() for field, part in weight.tensors().items()}
             meant[name] = weight.dequantize()
             del stored[name]
     return stored, meant

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from yue_cli.engines.native import chain, kernels, tiles
+from yue_cli.engines.native import attention_kernels, chain, tiles
 from yue_cli.engines.native.cache import Cache, EightBitCache
 from yue_cli.engines.native.model import Llama
 from yue_cli.engines.native.products import Norm, Residual, add_product, project_normed
@@ -57,7 +57,7 @@ class FusedStep:
         sums = torch.empty(rows, shared, cut.chunks, groups * count, size, dtype=torch.float32, device=qkv.device)
         peaks = torch.empty(rows, shared, cut.chunks, groups * count, 2, dtype=torch.float32, device=qkv.device)
         attended = torch.empty(tokens, heads * size, dtype=qkv.dtype, device=qkv.device)
-        kernels.attend[cut.chunks, shared, rows](
+        attention_kernels.attend[cut.chunks, shared, rows](
             qkv,
             model.cosine,
             model.sine,

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from yue_cli.engines.native import chain, kernels, quantized_kernels, tiles
+from yue_cli.engines.native import chain, kernels, tiles
 from yue_cli.engines.native.formats import GROUP
 from yue_cli.engines.native.model import linear
 from yue_cli.engines.native.quantized import Int4Weight, Int8Weight, Matrix
@@ -57,9 +57,7 @@ def project_normed(
             y = F.silu(gate) * other
         return y.to(dtype or y.dtype)
     y = x.new_empty(len(x), len(weight) // 2 if gated else len(weight), dtype=dtype or x.dtype)
-    if isinstance(weight, Int8Weight | Int4Weight):
-        _multiply_fixed(x, weight, y, tile, norm=norm, gated=gated)
-    elif residual.scaled is None:
+    if residual.scaled is None:
         _multiply(normalize(x, norm), weight, y, tile, gated=gated)
     else:
         _multiply(residual.scaled, weight, y, tile, squares=residual.squares, epsilon=norm.epsilon, gated=gated)
@@ -70,17 +68,15 @@ def add_product(residual: Residual, x: Tensor, weight: Matrix, following: Norm) 
     """Add the product of x [tokens, in] and weight [out, in]. following: the norm that comes next."""
     tile, y = _tile(x, weight), residual.x
     residual.scaled = residual.squares = None
-    if tile is None and isinstance(weight, Tensor):
-        y.addmm_(x, weight.T)
-    elif tile is None:
-        y.add_(linear(x, weight))
-    elif isinstance(weight, Int8Weight | Int4Weight):
-        _multiply_fixed(x, weight, y, tile, adds=True)
-    else:
+    if tile is not None:
         if x.dtype != torch.float16:  # which may be too narrow for what is not normalized
             residual.scaled = torch.empty_like(y)
             residual.squares = y.new_empty(y.shape[1] // tile.out, len(y), dtype=torch.float32)
         _multiply(x, weight, y, tile, prepared=residual, following=following)
+    elif isinstance(weight, Tensor):
+        y.addmm_(x, weight.T)
+    else:
+        y.add_(linear(x, weight))
 
 
 def normalize(x: Tensor, norm: Norm) -> Tensor:
@@ -120,9 +116,12 @@ def _multiply(
     """Write a product into y. squares: normalize x by these. prepared: add to y, and prepare for what is following."""
     tokens, inner = x.shape
     outs = y.shape[1]
+    values, facts, bits = _parts(weight)
     kernels.product[outs // tile.out,](
         x,
-        weight,
+        values,
+        facts,
+        1 if facts is None else facts.stride(0),
         y,
         squares,
         epsilon,
@@ -132,71 +131,27 @@ def _multiply(
         tokens,
         outs,
         INS=inner,
-        ROWS=tiles.padded(tokens, 16),
+        ROWS=tiles.padded(tokens, tiles.LEAST_ROWS[bits]),
         BLOCK_OUT=tile.out,
         BLOCK_IN=tile.inner,
+        GROUP=GROUP,
+        BITS=bits,
         PARTS=0 if squares is None else len(squares),
         GATED=gated,
         ADD=prepared is not None,
         PREPARED=prepared is not None and prepared.scaled is not None,
-        AHEAD=tiles.ahead(inner * x.itemsize),
+        AHEAD=tiles.ahead(values.shape[1] * values.itemsize),
         num_warps=tile.warps,
         num_stages=tile.stages,
         **chain.link(x.device),
     )
 
 
-def _multiply_fixed(
-    x: Tensor,
-    weight: Int8Weight | Int4Weight,
-    y: Tensor,
-    tile: tiles.Tile,
-    *,
-    norm: Norm | None = None,
-    gated: bool = False,
-    adds: bool = False,
-) -> None:
-    """Do the same after turning x, normalized if there is a norm, into numbers of 16 bits."""
-    tokens, inner = x.shape
-    groups = inner // GROUP
-    bytes_ = torch.empty(2, tokens, inner, dtype=torch.int8, device=x.device)
-    scales = torch.empty(tokens, dtype=torch.float32, device=x.device)
-    sums = torch.empty(tokens, groups, dtype=torch.float32, device=x.device)
-    quantized_kernels.to_fixed[tokens,](
-        x,
-        None if norm is None else norm.weight,
-        bytes_,
-        scales,
-        sums,
-        tokens,
-        0.0 if norm is None else norm.epsilon,
-        INS=inner,
-        GROUPS=tiles.padded(groups, 1),
-        GROUP=GROUP,
-        NORM=norm is not None,
-        num_warps=8,
-        **chain.link(x.device),
-    )
-    quantized_kernels.fixed_product[y.shape[1] // tile.out,](
-        bytes_,
-        scales,
-        sums,
-        weight.values,
-        weight.scales,
-        weight.zeros if isinstance(weight, Int4Weight) else None,
-        y,
-        tokens,
-        y.shape[1],
-        INS=inner,
-        ROWS=tiles.padded(tokens, 8),
-        BLOCK_OUT=tile.out,
-        BLOCK_IN=tile.inner,
-        GROUP=GROUP,
-        FOUR_BIT=isinstance(weight, Int4Weight),
-        GATED=gated,
-        ADD=adds,
-        AHEAD=tiles.ahead(weight.values.shape[1]),
-        num_warps=tile.warps,
-        num_stages=tile.stages,
-        **chain.link(x.device),
-    )
+def _parts(weight: Matrix) -> tuple[Tensor, Tensor | None, int]:
+    """Take a weight apart: its values, its scales (and zeros), the bits of a value."""
+    if isinstance(weight, Int8Weight):
+        return weight.values, weight.scales, 8
+    if isinstance(weight, Int4Weight):
+        return weight.values, weight.facts, 4
+    assert isinstance(weight, Tensor), "tiles are for weights that have a kernel"
+    return weight, None, 16

@@ -164,7 +164,8 @@ class Int4Weight(QuantizedWeight):
 
     weight[n, k] = level[n, k] * scales[k // G, n] + zeros[k // G, n], with levels 0..15.
     values: uint8 [out, in / 2]; byte j of a group, 0..63, holds level j in its low half and level j + 64 in its high
-    half, so that either half of a group's bytes unpacks to neighbouring columns. scales, zeros: bfloat16 [in / G, out].
+    half, so that either half of a group's bytes unpacks to neighbouring columns. scales, zeros: bfloat16 [in / G, out],
+    side by side in memory, so that a kernel can read both at once.
     """
 
     format = FOUR_BIT
@@ -180,7 +181,7 @@ class Int4Weight(QuantizedWeight):
             grouped = block.float().unflatten(1, (-1, GROUP))  # [out, in / G, G]
             scale, zero = _fit_levels(grouped)
             low, high = _levels(grouped, scale, zero).to(torch.uint8).chunk(2, dim=-1)
-            scales, zeros = (fitted[..., 0].T.bfloat16().contiguous() for fitted in (scale, zero))
+            scales, zeros = (fitted[..., 0].T.bfloat16() for fitted in (scale, zero))
             parts.append(cls((low | high << 4).flatten(1), scales, zeros))
         return cls.join(parts)
 
@@ -190,12 +191,21 @@ class Int4Weight(QuantizedWeight):
         return {"values": (torch.uint8, (rows, columns // 2)), "scales": fitted, "zeros": fitted}
 
     @classmethod
+    def empty(cls, rows: int, columns: int, device: torch.device) -> Self:
+        values = torch.empty(rows, columns // 2, dtype=torch.uint8, device=device)
+        return cls(values, *values.new_empty(columns // GROUP, rows, 2, dtype=torch.bfloat16).unbind(-1))
+
+    @classmethod
     def join(cls, parts: Sequence[Self]) -> Self:
-        return cls(
-            torch.cat([part.values for part in parts]),
-            torch.cat([part.scales for part in parts], dim=1),
-            torch.cat([part.zeros for part in parts], dim=1),
-        )
+        facts = [torch.stack((part.scales, part.zeros), dim=-1) for part in parts]
+        return cls(torch.cat([part.values for part in parts]), *torch.cat(facts, dim=1).unbind(-1))
+
+    @property
+    def facts(self) -> Tensor:
+        """Scales and zeros as they lie in memory: int32 [in / G, out], the scale in the low half."""
+        assert self.zeros.data_ptr() - self.scales.data_ptr() == self.scales.itemsize, "they lie apart"
+        pairs = self.scales.as_strided((*self.scales.shape, 2), (*self.scales.stride(), 1))
+        return pairs.view(torch.int32)[..., 0]
 
     @property
     def columns(self) -> int:

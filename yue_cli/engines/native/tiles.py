@@ -12,6 +12,7 @@ from yue_cli.engines.native.formats import GROUP
 from yue_cli.engines.native.quantized import Int4Weight, Int8Weight
 
 MOST_ROWS = 64  # of a product by a kernel; more are PyTorch's business
+LEAST_ROWS = {16: 16, 8: 8, 4: 8}  # that tensor cores take, by the bits of a weight; fewer are filled up
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def find(kind: type, outs: int, inner: int, rows: int, gated: bool, is_hopper: b
     if rows > MOST_ROWS:
         return None
     if kind in (Int8Weight, Int4Weight):
-        return fixed_tile(outs, inner, rows, gated, kind is Int4Weight, is_hopper)
+        return quantized_tile(outs, inner, rows)
     return product_tile(outs, inner, rows, gated, is_hopper) if issubclass(kind, Tensor) else None
 
 
@@ -84,22 +85,13 @@ def product_tile(outs: int, inner: int, rows: int, gated: bool, is_hopper: bool)
     return _fitted(tile, outs, inner)
 
 
-def fixed_tile(outs: int, inner: int, rows: int, gated: bool, four_bit: bool, is_hopper: bool) -> Tile | None:
-    """Choose the tile of a product with quantized weights; in four bits, some groups of columns at once."""
+def quantized_tile(outs: int, inner: int, rows: int) -> Tile | None:
+    """Choose the tile of a product with fewer bits: a group of columns for each warp, at once; they need not divide all."""
     if inner % GROUP:
         return None
-    if four_bit:
-        # A warp to a group; their number need not divide that of all groups.
-        columns, at_once = 32 if rows <= 8 and outs % 32 == 0 else 16, 4 if rows <= 32 else 2
-        tile = Tile(columns, at_once * GROUP, warps=at_once, stages=3 if rows <= 32 else 2)
-        return None if outs % tile.out else tile
-    if not is_hopper:
-        tile = Tile(
-            64 if rows <= 32 and outs > 5120 and not gated else 32, GROUP, warps=4, stages=5 if rows <= 32 else 3
-        )
-    else:
-        tile = Tile(32 if gated else 64, 256, warps=4, stages=4 if rows > 32 else 6)
-    return _fitted(tile, outs, inner)
+    at_once = 4 if rows <= 32 else 2
+    columns = 32 if rows <= 8 and outs % 32 == 0 else 16
+    return None if outs % columns else Tile(columns, at_once * GROUP, warps=at_once, stages=3 if rows <= 32 else 2)
 
 
 def padded(count: int, least: int) -> int:
