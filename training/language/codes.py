@@ -52,6 +52,7 @@ def main(
     workers: Annotated[int, typer.Option(help="Processes that render.")] = max((os.cpu_count() or 2) - 1, 1),
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     minutes: Annotated[float, typer.Option(help="Stop after so long with what there is.")] = float("inf"),
+    skip: Annotated[int, typer.Option(help="Leave out so many of the songs to learn from, and make the next.")] = 0,
     part: Annotated[int, typer.Option(help="Which of several such commands this is, from 0 on.")] = 0,
     parts: Annotated[int, typer.Option(help="How many such commands share the songs and hours.")] = 1,
 ) -> None:
@@ -66,7 +67,7 @@ def main(
     context.set_forkserver_preload(["training.corpus.render", "xcodec_mini_infer.checkpoint"])
     frames, shard, songs = 0, 0, list[Rendered]()
     with ProcessPoolExecutor(workers, context, _open_bank, (bank, os.getppid())) as pool:
-        seeds = islice((seed for seed in count() if not is_held_out(seed)), part, None, parts)
+        seeds = islice((seed for seed in count() if not is_held_out(seed)), skip + part, None, parts)
         held_out = held_out if part == 0 else 0
         held_out_seeds = islice(filter(is_held_out, count()), held_out)
         rendered = _render(pool, held_out_seeds, seeds, 3 * workers)

@@ -7,7 +7,7 @@ from training.language.model import Size
 from training.loop import Run
 
 _CPU: Any = {"decay": 0.45, "betas": (0.9, 0.95), "weight_decay": 0.1}
-_GPU = _CPU | {"report_steps": 1000}
+_GPU = _CPU | {"report_steps": 500}
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ PRESETS = {
     "gpu": Preset(
         singer=Size(hidden=256, inner=768, layers=8, heads=4, key_value_heads=2, length=4096, dropout=0.1),
         singing=Run(steps=40_000, batch=65_536, learning_rate=1.5e-3, **_GPU),
-        filler=Size(hidden=256, inner=512, layers=4, heads=4, key_value_heads=2, length=2816),
+        filler=Size(hidden=256, inner=384, layers=4, heads=4, key_value_heads=2, length=2816),
         filling=Run(steps=40_000, batch=86_496, learning_rate=2e-3, **_GPU),
     ),
     "cpu": Preset(

@@ -42,7 +42,10 @@ class Lessons:
         raise NotImplementedError
 
 
+@dataclass(frozen=True, eq=False)
 class SingingLessons(Lessons):
+    begun: int = 0  # steps that an earlier run took; lessons grow harder by them
+
     def draws(self) -> Callable[[int], Packed]:
         shelf, vocabulary = Shelf(self.codes, "train", books=1), Vocabulary.read(self.text)
         whole = WholeTokenizer(self.text / TOKENIZER_FILE, vocabulary)
@@ -53,7 +56,7 @@ class SingingLessons(Lessons):
             if dice.random() < BROKEN_TEXTS:
                 tokenizer = broken
                 broken.dice = Random(int(dice.integers(2**31)))
-            return draw_song_row(shelf.songs(), tokenizer, vocabulary, self.length, self.noise, step, dice)
+            return draw_song_row(shelf.songs(), tokenizer, vocabulary, self.length, self.noise, self.begun + step, dice)
 
         return partial(draw_batch, draw, singing_groups(vocabulary), self.batch, self.seed)
 
