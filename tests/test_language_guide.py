@@ -80,3 +80,11 @@ def test_blame_touches_only_what_leads_to_the_guided_heads(ids: torch.Tensor) ->
 
 def test_nothing_sung_is_nothing_to_blame(ids: torch.Tensor) -> None:
     assert guide.blame(look(ids)[1], torch.full((9, 2), -1)).item() == 0
+
+
+def test_blame_counts_little_at_first() -> None:
+    assert [guide.weight(step) / guide.WEIGHT for step in (0, guide.WEIGHT_STEPS // 2, 9 * guide.WEIGHT_STEPS)] == [
+        0,
+        0.5,
+        1,
+    ]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-WEIGHT = 0.2  # of the guided heads' loss, beside that of the answers
+WEIGHT, WEIGHT_STEPS = 0.1, 1000  # of the guided heads' loss, beside that of the answers, and when it is reached
 SLOTS = 128  # syllables that are told apart; a row seldom has more, and the next one with the same slot is far away
 _LEAST = 1e-5  # attention below which a head is not blamed much more
 
@@ -17,6 +17,11 @@ _LEAST = 1e-5  # attention below which a head is not blamed much more
 def watched_layers(layers: int) -> tuple[int, int]:
     """Choose the layers whose first heads look for the last syllable and for the one sung now."""
     return layers // 4, layers // 2
+
+
+def weight(step: int) -> float:
+    """Weigh the guided heads' loss: from the start it would make all codes alike before they mean anything."""
+    return WEIGHT * min(step / WEIGHT_STEPS, 1.0)
 
 
 def mark(written: Tensor, head_size: int, dtype: torch.dtype) -> Tensor:

@@ -114,7 +114,7 @@ class LanguageStudent(Student):
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         torch.manual_seed(step)  # what is dropped out shall not depend on where a run was stopped
-        return self._judge(self._feeder.batch(step))
+        return self._judge(self._feeder.batch(step), step)
 
     def mean_loss(self, rows: Sequence[Row]) -> float:
         """Compute the mean loss, in nats, over all answers of rows."""
@@ -126,7 +126,7 @@ class LanguageStudent(Student):
                 count += float((weights > 0).sum())
         return total / max(count, 1)
 
-    def _judge(self, batch: Packed) -> tuple[Tensor, dict[str, Tensor]]:
+    def _judge(self, batch: Packed, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         losses, weights = self._losses(self._read(batch), batch)
         return (losses * weights).sum() / weights.sum(), {}
 
@@ -176,14 +176,14 @@ class Singer(LanguageStudent):
         vocabulary = Vocabulary.read(lessons.text)
         super().__init__(size, vocabulary, lessons, singing_groups(vocabulary), bf16=bf16, processes=processes)
         self._tokenizer = WholeTokenizer(lessons.text / TOKENIZER_FILE, vocabulary)
-        self._held_out = held_out
+        self._held_out, self._begun = held_out, lessons.begun
 
-    def _judge(self, batch: Packed) -> tuple[Tensor, dict[str, Tensor]]:
+    def _judge(self, batch: Packed, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Blame the guided heads, too; see `guide`."""
         hidden, looks, sung = self._watch(batch)
         losses, weights = self._losses(hidden, batch)
         loss, blame = (losses * weights).sum() / weights.sum(), guide.blame(looks, sung)
-        return loss + guide.WEIGHT * blame, {"answers": loss, "blame": blame}
+        return loss + guide.weight(self._begun + step) * blame, {"answers": loss, "blame": blame}
 
     def _watch(self, batch: Packed) -> tuple[Tensor, list[Tensor], Tensor]:
         """Compute what the head reads, where the guided heads look, and where they should."""
