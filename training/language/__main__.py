@@ -14,10 +14,11 @@ import typer
 
 from training.corpus.compose import compose, is_held_out
 from training.language.export import STAGES, read_weights, write_model
+from training.language.lessons import FillingLessons, SingingLessons
 from training.language.presets import PRESETS, Preset
 from training.language.rows import CURRICULUM_STEPS, Noise
 from training.language.songs import CodedSong, Shelf
-from training.language.students import Filler, FillingLessons, LanguageStudent, Singer, SingingLessons
+from training.language.students import Filler, LanguageStudent, Singer
 from training.language.text import learn
 from training.loop import has_state, train
 from xcodec_mini_infer import checkpoint

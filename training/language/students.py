@@ -1,10 +1,8 @@
-"""The two language models in training: what a batch is, its loss, and what is looked at on held-out songs."""
+"""The two language models in training: their loss, and what is looked at on held-out songs."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
-from pathlib import Path
-from random import Random
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -12,11 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from training.language import guide
-from training.language.batches import Feeder, Packed, draw_batch, pack
+from training.language.batches import Feeder, Packed, pack
+from training.language.lessons import FillingLessons, Lessons, SingingLessons, filling_groups, singing_groups
 from training.language.model import Attend, LanguageModel, Size, choose_attention
-from training.language.rows import Noise, Row, draw_song_row, draw_window_row, free_row, song_row, window_row
-from training.language.songs import CodedSong, Shelf
-from training.language.text import BROKEN_TEXTS, BrokenTokenizer, WholeTokenizer
+from training.language.rows import Row, free_row, song_row, window_row
+from training.language.songs import CodedSong
+from training.language.text import WholeTokenizer
 from training.loop import Student
 from yue_cli.lyrics import Section
 from yue_cli.tokenizer import TOKENIZER_FILE
@@ -24,64 +23,6 @@ from yue_cli.vocab import CODEBOOKS, WINDOW_FRAMES, Vocabulary
 
 _WEIGHTS_ALIGNED = 64
 _EXAMINED_IDS = 65_536  # at a time
-
-
-@dataclass(frozen=True, eq=False)
-class Lessons:
-    """What batches are made of. Processes that draw them get a copy, and read the songs themselves."""
-
-    codes: Path
-    text: Path  # the folder of tokenizer and vocabulary
-    noise: Noise
-    batch: int  # ids
-    length: int  # of the longest row
-    seed: int
-
-    def draws(self) -> Callable[[int], Packed]:
-        """Give the function from a step to its batch."""
-        raise NotImplementedError
-
-
-@dataclass(frozen=True, eq=False)
-class SingingLessons(Lessons):
-    begun: int = 0  # steps that an earlier run took; lessons grow harder by them
-
-    def draws(self) -> Callable[[int], Packed]:
-        shelf, vocabulary = Shelf(self.codes, "train", books=1), Vocabulary.read(self.text)
-        whole = WholeTokenizer(self.text / TOKENIZER_FILE, vocabulary)
-        broken = BrokenTokenizer(self.text / TOKENIZER_FILE, vocabulary)
-
-        def draw(step: int, dice: np.random.Generator) -> Row:
-            tokenizer: WholeTokenizer = whole
-            if dice.random() < BROKEN_TEXTS:
-                tokenizer = broken
-                broken.dice = Random(int(dice.integers(2**31)))
-            return draw_song_row(shelf.songs(), tokenizer, vocabulary, self.length, self.noise, self.begun + step, dice)
-
-        return partial(draw_batch, draw, singing_groups(vocabulary), self.batch, self.seed)
-
-
-@dataclass(frozen=True, eq=False)
-class FillingLessons(Lessons):
-    own_mistakes: float = 0.0
-
-    def draws(self) -> Callable[[int], Packed]:
-        shelf, vocabulary = Shelf(self.codes, "train"), Vocabulary.read(self.text)
-
-        def draw(step: int, dice: np.random.Generator) -> Row:
-            return draw_window_row(shelf.songs(), vocabulary, self.noise, self.own_mistakes, dice)
-
-        return partial(draw_batch, draw, filling_groups(vocabulary), self.batch, self.seed)
-
-
-def singing_groups(vocabulary: Vocabulary) -> tuple[np.ndarray, ...]:
-    """Stage 1 answers with codes of the first book or end-of-audio."""
-    return (np.append(np.array(vocabulary.codebook(0)), vocabulary.end_of_audio),)
-
-
-def filling_groups(vocabulary: Vocabulary) -> tuple[np.ndarray, ...]:
-    """Each pick of stage 2 is one of its own book."""
-    return tuple(np.array(vocabulary.codebook(book)) for book in range(1, CODEBOOKS))
 
 
 class LanguageStudent(Student):
