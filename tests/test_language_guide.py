@@ -45,8 +45,10 @@ def test_looks_are_the_attention_of_the_first_head(ids: torch.Tensor) -> None:
     attention = (rotate(q)[3] @ rotate(k)[:4].T / 8).softmax(dim=0)
     expected = torch.zeros(guide.SLOTS)
     expected[0], expected[1] = attention[1], attention[1] + attention[2]
-    torch.testing.assert_close(looks[0][3].flatten(), expected)
-    assert (looks[0][6] == 0).all(), "a row sees no syllables of another"
+    torch.testing.assert_close(looks[0][3, :-1].flatten(), expected)
+    values = layer.self_attn.v_proj(x)[:4]
+    torch.testing.assert_close(looks[0][3, -1], attention @ values[:, :64])
+    assert (looks[0][6, :-1] == 0).all(), "a row sees no syllables of another"
 
 
 def test_watching_changes_nothing(ids: torch.Tensor) -> None:
@@ -55,7 +57,7 @@ def test_watching_changes_nothing(ids: torch.Tensor) -> None:
 
 
 def test_blame_is_worked_out_by_hand() -> None:
-    first, second = torch.zeros(2, 9, 2, 64)
+    first, second = torch.zeros(2, 9, 3, 64)
     second[2, 0, 0], second[3, 0, 1], second[7, 0, 0] = 0.5, 0.25, 1.0
     first[3, 0, 0], first[8, 0, 0] = 0.5, 0.125
     second[3, 0, 0] = 0.75
@@ -67,7 +69,9 @@ def test_blame_is_worked_out_by_hand() -> None:
 def test_blame_touches_only_what_leads_to_the_guided_heads(ids: torch.Tensor) -> None:
     model = make()
     guide.blame(look(ids, model)[1], SUNG).backward()
-    touched = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    touched = {
+        name for name, parameter in model.named_parameters() if parameter.grad is not None and parameter.grad.any()
+    }
     upper = "model.layers.1."
     assert {name for name in touched if name.startswith(upper)} == {
         f"{upper}{name}.weight" for name in ("input_layernorm", "self_attn.q_proj", "self_attn.k_proj")

@@ -16,6 +16,7 @@ from training.language.rows import (
     draw_line,
     draw_song_row,
     draw_window_row,
+    draw_words,
     free_row,
     song_row,
     window_row,
@@ -257,6 +258,18 @@ def test_a_line_takes_its_syllables_along(song: CodedSong) -> None:
     assert low.syllables[0].tolist() == [[29, 35, 0, 3], [35, 40, 4, 7], [40, 44, 7, 10], [44, 55, 11, 14]]
     row = make_song_row(low)
     assert row.sung[np.flatnonzero(row.weights)][0].tolist() == [-1, 0], "cut at the line's first frame"
+
+
+def test_a_few_words_are_a_song_of_their_own(song: CodedSong) -> None:
+    line = draw_line(song, dice(3))
+    found = {draw_words(line, dice(seed)).sections[0].text: draw_words(line, dice(seed)) for seed in range(40)}
+    words = line.sections[0].text.split()
+    assert set(found) == {" ".join(words[a:b]) for a in range(3) for b in range(a + 1, 4) if b <= len(words)}
+    for text, cut in found.items():
+        assert cut.spans[0] == range(cut.syllables[0][0, 0], cut.syllables[0][-1, 1])
+        row = make_song_row(cut)
+        assert row.sung[np.flatnonzero(row.weights)][0].tolist() == [-1, 0], text
+        assert row.weights.sum() == 2 * len(cut.spans[0]) + 1
 
 
 def test_other_words_are_not_traced(song: CodedSong) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from training.language.__main__ import make_student
 from training.language.batches import draw_batch, pack
-from training.language.export import write_model
+from training.language.export import read_weights, write_model
 from training.language.model import Packing, Size
 from training.language.presets import Preset
 from training.language.rows import Row
@@ -34,7 +34,10 @@ def write_songs(codes: Path) -> None:
     songs = []
     for genre in ["folk calm", "rock loud"] * 2:
         text = {"genre": genre, "lyrics": LYRICS, "spans": [[0, 24], [24, 40]], "lines": [[[0, 24]], [[24, 40]]]}
-        text["syllables"] = [[[2, 8, 0, 3], [8, 14, 4, 11], [14, 20, 12, 18]], [[26, 30, 0, 5], [30, 38, 6, 8]]]
+        text["syllables"] = [
+            [[2, 6, 0, 3], [6, 10, 4, 11], [10, 14, 12, 18], [14, 17, 19, 22], [17, 22, 23, 26]],
+            [[26, 30, 0, 5], [30, 33, 6, 8], [33, 38, 9, 13]],
+        ]
         songs.append((text, np.repeat(dice.integers(0, 4, (2, 8, 1)), 40, axis=2).astype(np.uint16)))
     write_shard(codes / "train" / "0000.npz", songs)
     write_shard(codes / "held-out" / "0000.npz", songs[:2])
@@ -180,3 +183,12 @@ def test_a_shard_that_is_being_written_is_left_alone(tmp_path: Path) -> None:
     write_songs(tmp_path)
     (tmp_path / "train" / f"{TEMPORARY_PREFIX}x.npz").write_bytes(b"PK")
     assert len(Shelf(tmp_path, "train").songs()) == 4
+
+
+def test_what_only_training_has_is_not_shipped(text: Path, codes: Path, tmp_path: Path) -> None:
+    student = make("stage1", text, codes)
+    figures = student.loss(0)[1]
+    assert figures["reading"].item() == pytest.approx(np.log(1024), rel=0.1)
+    write_model(tmp_path, "stage1", student.model, text)
+    assert set(read_weights(tmp_path)) == set(student.model.state_dict())
+    assert not any("reader" in name for name in read_weights(tmp_path))

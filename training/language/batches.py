@@ -14,6 +14,7 @@ from queue import Empty
 import numpy as np
 import torch
 
+from training.language.alignment import NOBODY
 from training.language.model import Packing
 from training.language.rows import Row
 
@@ -32,6 +33,8 @@ class Packed:
     weights: np.ndarray  # float32 [groups, m]; 0 where a group has fewer questions than another
     written: np.ndarray  # int16 [n, 2], syllables that an id writes, numbered through its row
     sung: np.ndarray  # int16 [n, 2], syllables before and in the code of the voice that follows an id
+    voiced: np.ndarray  # int64 [v], positions that a syllable is sung after,
+    heard: np.ndarray  # int64 [v], and the ids that it is sung in
 
     def packing(self, device: torch.device) -> Packing:
         lengths = np.diff(self.bounds)
@@ -63,7 +66,9 @@ def pack(rows: Sequence[Row], groups: Sequence[np.ndarray]) -> Packed:
         np.stack([np.pad(part[kind], (0, most - len(part[kind]))) for part in questions]) for kind in range(3)
     )
     follows = np.roll(whole.sung, -1, axis=0)  # a row's first id is not sung, so nothing comes from the row after
-    return Packed(whole.ids, bounds, asked, places, worth.astype(np.float32), whole.written, follows)
+    voiced = np.flatnonzero(follows[:, 1] != NOBODY)
+    heard = answers[voiced + 1]
+    return Packed(whole.ids, bounds, asked, places, worth.astype(np.float32), whole.written, follows, voiced, heard)
 
 
 def draw_batch(

@@ -1,7 +1,8 @@
 """Guided attention: two heads of stage 1 are told, in training, which words they should look at.
 
-A low one looks for the syllable sung last, which can be heard in the codes; a higher one for the syllable sung now. The
-rest is the model's own affair, and what is shipped is a plain LLaMA.
+A low one looks for the syllable sung last, which can be heard in the codes; a higher one for the syllable sung now.
+What the higher one reads there must tell, through a linear map that only training has, which code is sung: the codes
+before tell that too well for words to be missed. What is shipped is a plain LLaMA.
 """
 
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-WEIGHT, WEIGHT_STEPS = 0.1, 1000  # of the guided heads' loss, beside that of the answers, and when it is reached
+WEIGHT, WEIGHT_STEPS = 0.1, 1000  # of the guided heads' losses, beside that of the answers, and when it is reached
 SLOTS = 128  # syllables that are told apart; a row seldom has more, and the next one with the same slot is far away
 _LEAST = 1e-5  # attention below which a head is not blamed much more
 
@@ -38,7 +39,7 @@ def mark(written: Tensor, head_size: int, dtype: torch.dtype) -> Tensor:
 def blame(looks: Sequence[Tensor], sung: Tensor) -> Tensor:
     """Compute how little the heads look where they should: the mean of minus the logarithm of their attention there.
 
-    looks: [n, SLOTS / head size, head size], as `Attention.look` gives them. sung: integers [n, heads].
+    looks: [n, SLOTS / head size + 1, head size], as `Attention.look` gives them. sung: integers [n, heads].
     """
     losses = []
     for look, syllables in zip(looks, sung.unbind(1), strict=True):
@@ -59,5 +60,5 @@ def hits(looks: Sequence[Tensor], sung: Tensor) -> Tensor:
 
 def _shares(look: Tensor, syllables: Tensor) -> tuple[Tensor, Tensor]:
     """Read the attention on the syllables asked for, and on those that have most of it: float32 [n] each."""
-    shares = look.flatten(1).float()
+    shares = look[:, :-1].flatten(1).float()
     return shares.gather(1, syllables.long()[:, None] % SLOTS).squeeze(1), shares.amax(dim=1)

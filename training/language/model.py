@@ -151,16 +151,19 @@ class Attention(nn.Module):
         return y
 
     def look(self, x: Tensor, turn: Turn, packing: Packing, attend: Attend, marks: Tensor) -> Tensor:
-        """Let the first head read marks in place of its values, so that it says where it looks.
+        """Let the first head read marks beside its values, so that it says where it looks.
 
-        marks: [n, parts, head size]. Returns the mean of the marks that each position sees, weighted by attention.
+        marks: [n, parts, head size]. Returns the mean of the marks that each position sees, weighted by attention, and
+        after them that of the values: [n, parts + 1, head size].
         """
         size = self.size.head_size
         q, k = (
             _rotate(F.linear(x, project.weight[:size].to(x.dtype))[:, None], *turn)
             for project in (self.q_proj, self.k_proj)
         )
-        return attend(q.repeat(1, marks.shape[1], 1), k.repeat(1, marks.shape[1], 1), marks, packing)
+        values = F.linear(x, self.v_proj.weight[:size].to(x.dtype))[:, None]
+        read = torch.cat([marks, values], dim=1)
+        return attend(q.repeat(1, read.shape[1], 1), k.repeat(1, read.shape[1], 1), read, packing)
 
 
 class FeedForward(nn.Module):

@@ -16,10 +16,11 @@ from training.language.text import WholeTokenizer
 from yue_cli import prompt
 from yue_cli.vocab import CODEBOOKS, FRAME_RATE, WINDOW_FRAMES, Vocabulary
 
-# Of the rows of stage 1: those of a single line, and those whose voice is partly hidden, at first and after
-# CURRICULUM_STEPS; those that follow a reference; those of one segment alone. The rest are songs with all their words,
-# from any segment on.
-LINE_SHARES, HIDDEN_SHARES, CURRICULUM_STEPS = (0.8, 0.2), (0.5, 0.1), 3000
+# Of the rows of stage 1: those of a single line, of them those of a few of its words, and those whose voice is partly
+# hidden, at first and after CURRICULUM_STEPS; those that follow a reference; those of one segment alone. The rest are
+# songs with all their words, from any segment on.
+LINE_SHARES, WORDS_SHARES, HIDDEN_SHARES, CURRICULUM_STEPS = (0.8, 0.2), (0.8, 0.1), (0.5, 0.1), 3000
+MOST_WORDS = 3  # are a few
 HIDDEN = "<EOD>"  # stands for what is not read; nothing else of stage 1 uses it
 HIDDEN_FRAMES = 25  # what is hidden lasts so long on average
 REFERENCE_SHARE, FREE_SHARE = 0.1, 0.15
@@ -169,16 +170,20 @@ def draw_song_row(
     step: int,
     dice: np.random.Generator,
 ) -> Row:
-    """Draw a row of stage 1. Single lines come first: on them it is found out that words mean sounds.
+    """Draw a row of stage 1. Single lines and words come first: on them it is found out that words mean sounds.
 
     What was just sung tells nearly all of the next frame, the words hardly more; so the voice is hidden now and then.
     """
     song = songs[int(dice.integers(len(songs)))]
     kind = dice.random()
-    shares = (early + (late - early) * min(step / CURRICULUM_STEPS, 1) for early, late in (LINE_SHARES, HIDDEN_SHARES))
-    is_line, is_hidden = (dice.random() < share for share in shares)
+    shares = (
+        early + (late - early) * min(step / CURRICULUM_STEPS, 1)
+        for early, late in (LINE_SHARES, WORDS_SHARES, HIDDEN_SHARES)
+    )
+    is_line, is_words, is_hidden = (dice.random() < share for share in shares)
     if is_line and any(song.lines):
         song = draw_line(song, dice)
+        song = draw_words(song, dice) if is_words else song
     if kind < FREE_SHARE:
         return free_row(song, int(dice.integers(len(song.spans))), vocabulary, noise=noise, dice=dice)
     reference = None
@@ -213,13 +218,25 @@ def draw_line(song: CodedSong, dice: np.random.Generator) -> CodedSong:
     """Make one line of a song a song of its own."""
     number = int(dice.choice([number for number, lines in enumerate(song.lines) if lines]))
     line = int(dice.integers(len(song.lines[number])))
-    section, span = song.sections[number], song.lines[number][line]
-    words = list(re.finditer(r".+", section.text))[line]
-    runs = song.syllables[number]
-    runs = runs[(runs[:, 2] >= words.start()) & (runs[:, 3] <= words.end())] - [0, 0, words.start(), words.start()]
-    return replace(
-        song, sections=(replace(section, text=words[0]),), spans=(span,), lines=((span,),), syllables=(runs,)
-    )
+    first, end = list(re.finditer(r".+", song.sections[number].text))[line].span()
+    return _excerpt(song, number, first, end, song.lines[number][line])
+
+
+def draw_words(line: CodedSong, dice: np.random.Generator) -> CodedSong:
+    """Make a few words of a song of one line a song of their own, from their first sound to their last."""
+    words = list(re.finditer(r"\S+", line.sections[0].text))
+    count = int(dice.integers(1, min(MOST_WORDS, len(words)) + 1))
+    at = int(dice.integers(len(words) - count + 1))
+    return _excerpt(line, 0, words[at].start(), words[at + count - 1].end())
+
+
+def _excerpt(song: CodedSong, number: int, first: int, end: int, span: range | None = None) -> CodedSong:
+    """Make characters [first, end) of a section a song of their own. span: its frames, if not those of its sound."""
+    section, runs = song.sections[number], song.syllables[number]
+    runs = runs[(runs[:, 2] >= first) & (runs[:, 3] <= end)] - [0, 0, first, first]
+    span = range(int(runs[0, 0]), int(runs[-1, 1])) if span is None else span
+    section = replace(section, text=section.text[first:end])
+    return replace(song, sections=(section,), spans=(span,), lines=((span,),), syllables=(runs,))
 
 
 def draw_window_row(

@@ -12,7 +12,7 @@ from torch import Tensor
 from training.language import guide
 from training.language.batches import Feeder, Packed, pack
 from training.language.lessons import FillingLessons, Lessons, SingingLessons, filling_groups, singing_groups
-from training.language.model import Attend, LanguageModel, Size, choose_attention
+from training.language.model import Attend, LanguageModel, Linear, Size, choose_attention
 from training.language.rows import Row, free_row, song_row, window_row
 from training.language.songs import CodedSong
 from training.language.text import WholeTokenizer
@@ -118,13 +118,18 @@ class Singer(LanguageStudent):
         super().__init__(size, vocabulary, lessons, singing_groups(vocabulary), bf16=bf16, processes=processes)
         self._tokenizer = WholeTokenizer(lessons.text / TOKENIZER_FILE, vocabulary)
         self._held_out, self._begun = held_out, lessons.begun
+        self.reader = Linear(size.head_size, vocabulary.codebook_size)  # of what the second guided head reads
 
     def _judge(self, batch: Packed, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Blame the guided heads, too; see `guide`."""
         hidden, looks, sung = self._watch(batch)
         losses, weights = self._losses(hidden, batch)
         loss, blame = (losses * weights).sum() / weights.sum(), guide.blame(looks, sung)
-        return loss + guide.weight(self._begun + step) * blame, {"answers": loss, "blame": blame}
+        voiced, heard = (bring(array, self._device) for array in (batch.voiced, batch.heard))
+        told = self.reader(looks[-1][voiced, -1]).float()  # [voiced, codes]
+        reading = F.cross_entropy(told, heard - self.vocabulary.codebook_start, reduction="sum") / max(len(heard), 1)
+        total = loss + guide.weight(self._begun + step) * (blame + reading)
+        return total, {"answers": loss, "blame": blame, "reading": reading}
 
     def _watch(self, batch: Packed) -> tuple[Tensor, list[Tensor], Tensor]:
         """Compute what the head reads, where the guided heads look, and where they should."""
