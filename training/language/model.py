@@ -154,7 +154,7 @@ class Attention(nn.Module):
         """Let the first head read marks beside its values, so that it says where it looks.
 
         marks: [n, parts, head size]. Returns the mean of the marks that each position sees, weighted by attention, and
-        after them that of the values: [n, parts + 1, head size].
+        after them that of the values of what is marked: [n, parts + 1, head size].
         """
         size = self.size.head_size
         q, k = (
@@ -162,7 +162,7 @@ class Attention(nn.Module):
             for project in (self.q_proj, self.k_proj)
         )
         values = F.linear(x, self.v_proj.weight[:size].to(x.dtype))[:, None]
-        read = torch.cat([marks, values], dim=1)
+        read = torch.cat([marks, values * marks.amax(dim=(1, 2), keepdim=True)], dim=1)
         return attend(q.repeat(1, read.shape[1], 1), k.repeat(1, read.shape[1], 1), read, packing)
 
 
