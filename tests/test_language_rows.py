@@ -1,10 +1,13 @@
 """Rows to learn from: the product's prompts, the right answers, and mistakes where they belong."""
 
+from dataclasses import replace
 from random import Random
 
 import numpy as np
 import pytest
 
+from training.corpus.compose import compose
+from training.language.alignment import NOBODY, align
 from training.language.rows import (
     CURRICULUM_STEPS,
     Noise,
@@ -13,22 +16,32 @@ from training.language.rows import (
     draw_line,
     draw_song_row,
     draw_window_row,
+    draw_words,
     free_row,
     song_row,
     window_row,
 )
 from training.language.songs import CodedSong
-from training.language.text import BrokenTokenizer
+from training.language.text import BrokenTokenizer, WholeTokenizer
 from yue_cli import prompt
 from yue_cli.lyrics import parse
 from yue_cli.resources import resource
-from yue_cli.tokenizer import TOKENIZER_FILE, Tokenizer
+from yue_cli.tokenizer import TOKENIZER_FILE
 from yue_cli.vocab import Vocabulary
 
 FOLDER = resource("toy")
 VOCABULARY = Vocabulary.read(FOLDER)
-TOKENIZER = Tokenizer(FOLDER / TOKENIZER_FILE, VOCABULARY)
+TOKENIZER = WholeTokenizer(FOLDER / TOKENIZER_FILE, VOCABULARY)
 NOISE = Noise(neighbours=(np.arange(1024)[:, None] + np.arange(1, 9)) % 1024, replaced=0.2, repeated=0.1, longest=4)
+
+# The | har·bour | lights | Are | fa·ding | low, with rests; Car·ry | me | home.
+SYLLABLES = (
+    np.array(
+        [[2, 6, 0, 3], [6, 10, 4, 7], [10, 15, 7, 11], [15, 25, 12, 18]]
+        + [[29, 35, 19, 22], [35, 40, 23, 26], [40, 44, 26, 29], [44, 55, 30, 33]]
+    ),
+    np.array([[62, 70, 0, 2], [70, 75, 2, 5], [75, 80, 6, 8], [80, 95, 9, 13]]),
+)
 
 
 def dice(seed: int = 0) -> np.random.Generator:
@@ -41,7 +54,7 @@ def song() -> CodedSong:
     numbers = np.random.default_rng(7)
     tracks = [numbers.integers(0, 1024, (8, 100)) for _ in range(2)]
     lines = ((range(30), range(30, 60)), (range(60, 100),))
-    return CodedSong("folk calm", sections, (range(60), range(60, 100)), lines, *tracks)
+    return CodedSong("folk calm", sections, (range(60), range(60, 100)), lines, SYLLABLES, *tracks)
 
 
 def make_song_row(song: CodedSong, **more: object) -> Row:
@@ -154,7 +167,7 @@ def test_drawn_rows_are_of_every_kind_and_repeat_with_their_seed(song: CodedSong
 
 def test_windows_are_mostly_whole_and_stay_inside_the_track() -> None:
     track = np.random.default_rng(0).integers(0, 1024, (8, 700))
-    song = CodedSong("", (), (), (), track, track)
+    song = CodedSong("", (), (), (), (), track, track)
     rows = [draw_window_row([song], VOCABULARY, None, 0.0, dice(seed)) for seed in range(80)]
     frames = [len(row) // 9 for row in rows]
     assert max(frames) == 300
@@ -200,3 +213,82 @@ def test_hidden_frames_come_in_runs() -> None:
     marked = np.concatenate([_draw_runs(500, 0.4, dice(seed)) for seed in range(20)])
     assert 0.3 < marked.mean() < 0.5
     assert np.abs(np.diff(marked.astype(int))).sum() < 600
+
+
+def test_the_ids_of_a_syllable_write_it(song: CodedSong) -> None:
+    row = make_song_row(song)
+    pieces = TOKENIZER._pieces
+    found = []
+    for number in range(12):
+        first, last = row.written.T
+        found.append(pieces.decode([int(id) for id in row.ids[(first >= 0) & (first <= number) & (number <= last)]]))
+    runs = [(section, run) for section in range(2) for run in song.syllables[section]]
+    for text, (section, (*_, first, end)) in zip(found, runs, strict=True):
+        assert song.sections[section].text[first:end] in text
+    assert row.written.max() == 11
+    assert (row.written[row.weights > 0] == NOBODY).all()
+
+
+def test_codes_of_the_voice_know_what_is_sung_in_them_and_was_before(song: CodedSong) -> None:
+    row = make_song_row(song)
+    answers = np.flatnonzero(row.weights)
+    last, now = row.sung[answers[: 2 * 60 : 2]].T
+    assert now[[0, 2, 5, 6, 24, 25, 28, 29, 54, 55]].tolist() == [-1, 0, 0, 1, 3, -1, -1, 4, 7, -1]
+    assert last[[0, 2, 3, 6, 7, 25, 29, 30, 59]].tolist() == [-1, -1, 0, 0, 1, 3, 3, 4, 7]
+    assert (row.sung[answers[1 : 2 * 60 : 2]] == NOBODY).all(), "the band sings nothing"
+    assert row.sung[answers[121:]].max() == 11
+    assert (row.sung[row.weights == 0] == NOBODY).all()
+
+
+def test_words_in_pieces_are_traced_as_whole_ones_are(song: CodedSong) -> None:
+    broken = BrokenTokenizer(FOLDER / TOKENIZER_FILE, VOCABULARY)
+    broken.left_out, broken.dice = 0.6, Random(0)
+    row = song_row(song, broken, VOCABULARY, length=4096, dice=dice())
+    writes = row.written[:, 0] >= 0
+    assert writes.sum() > (make_song_row(song).written[:, 0] >= 0).sum()
+    for number, (first, end) in enumerate(song.syllables[0][:, 2:]):
+        ids = row.ids[writes & (row.written[:, 0] <= number) & (number <= row.written[:, 1])]
+        assert song.sections[0].text[first:end] in broken._pieces.decode(ids.tolist())
+
+
+def test_a_line_takes_its_syllables_along(song: CodedSong) -> None:
+    low = next(
+        line for line in (draw_line(song, dice(seed)) for seed in range(30)) if line.sections[0].text[:3] == "Are"
+    )
+    assert low.syllables[0].tolist() == [[29, 35, 0, 3], [35, 40, 4, 7], [40, 44, 7, 10], [44, 55, 11, 14]]
+    row = make_song_row(low)
+    assert row.sung[np.flatnonzero(row.weights)][0].tolist() == [-1, 0], "cut at the line's first frame"
+
+
+def test_a_few_words_are_a_song_of_their_own(song: CodedSong) -> None:
+    line = draw_line(song, dice(3))
+    found = {draw_words(line, dice(seed)).sections[0].text: draw_words(line, dice(seed)) for seed in range(40)}
+    words = line.sections[0].text.split()
+    assert set(found) == {" ".join(words[a:b]) for a in range(3) for b in range(a + 1, 4) if b <= len(words)}
+    for text, cut in found.items():
+        assert cut.spans[0] == range(cut.syllables[0][0, 0], cut.syllables[0][-1, 1])
+        row = make_song_row(cut)
+        assert row.sung[np.flatnonzero(row.weights)][0].tolist() == [-1, 0], text
+        assert row.weights.sum() == 2 * len(cut.spans[0]) + 1
+
+
+def test_other_words_are_not_traced(song: CodedSong) -> None:
+    row = make_song_row(replace(song, syllables=(song.syllables[0][:0],) * 2))
+    assert (row.written == NOBODY).all()
+    assert (row.sung == NOBODY).all()
+
+
+@pytest.mark.parametrize("seed", [0, 2, 39, 81, 118])
+def test_every_word_of_a_composed_song_is_aligned(seed: int) -> None:
+    composed = compose(seed)
+    notes = [
+        {"start": 100 * number, "stop": 100 * number + 90, "onset": 5, "section": section}
+        | {"word": note.word, "syllable": note.syllable}
+        for section, part in enumerate(composed.sections)
+        for number, note in enumerate(part.notes)
+    ]
+    runs = align(composed.sections, notes)
+    for section, of_section in zip(composed.sections, runs, strict=True):
+        text = "\n".join(section.lines)
+        assert "".join(text[first:end] for *_, first, end in of_section) == "".join(text.split())
+        assert all(first < end for *_, first, end in of_section)

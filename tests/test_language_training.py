@@ -9,7 +9,7 @@ import torch
 
 from training.language.__main__ import make_student
 from training.language.batches import draw_batch, pack
-from training.language.export import write_model
+from training.language.export import read_weights, write_model
 from training.language.model import Packing, Size
 from training.language.presets import Preset
 from training.language.rows import Row
@@ -22,7 +22,7 @@ from yue_cli.engines import open_engine
 from yue_cli.vocab import Vocabulary
 
 RUN = Run(steps=8, batch=300, learning_rate=3e-3, warm_up=1)
-SIZE = Size(hidden=64, inner=96, layers=1, heads=1, key_value_heads=1, length=512)
+SIZE = Size(hidden=64, inner=96, layers=2, heads=1, key_value_heads=1, length=512)
 PRESET = Preset(singer=SIZE, singing=RUN, filler=SIZE, filling=RUN)
 NEIGHBOURS = (np.arange(1024)[:, None] + np.arange(1, 9)) % 1024
 LYRICS = "[verse]\nThe harbour lights are low\n[chorus]\nCarry me home\n"
@@ -34,6 +34,10 @@ def write_songs(codes: Path) -> None:
     songs = []
     for genre in ["folk calm", "rock loud"] * 2:
         text = {"genre": genre, "lyrics": LYRICS, "spans": [[0, 24], [24, 40]], "lines": [[[0, 24]], [[24, 40]]]}
+        text["syllables"] = [
+            [[2, 6, 0, 3], [6, 10, 4, 11], [10, 14, 12, 18], [14, 17, 19, 22], [17, 22, 23, 26]],
+            [[26, 30, 0, 5], [30, 33, 6, 8], [33, 38, 9, 13]],
+        ]
         songs.append((text, np.repeat(dice.integers(0, 4, (2, 8, 1)), 40, axis=2).astype(np.uint16)))
     write_shard(codes / "train" / "0000.npz", songs)
     write_shard(codes / "held-out" / "0000.npz", songs[:2])
@@ -59,12 +63,17 @@ def make(stage: str, text: Path, codes: Path, processes: int = 0) -> LanguageStu
     return make_student(stage, PRESET, text, codes, held_out, NEIGHBOURS, bf16=False, seed=5, processes=processes)
 
 
+def answers_loss(student: LanguageStudent) -> float:
+    loss, figures = student.loss(0)
+    return figures.get("answers", loss).item()
+
+
 @pytest.mark.parametrize("stage", ["stage1", "stage2"])
 def test_a_stage_learns(stage: str, text: Path, codes: Path, tmp_path: Path) -> None:
     student = make(stage, text, codes)
-    before = student.loss(0)[0].item()
+    before = answers_loss(student)
     train(student, RUN, tmp_path)
-    after = student.loss(0)[0].item()
+    after = answers_loss(student)
     assert before == pytest.approx(np.log(1024), rel=0.1)
     assert after < 0.8 * before
 
@@ -114,14 +123,14 @@ def test_rows_nothing_answers_keep_their_share_of_the_softmax(text: Path, codes:
 def test_the_two_tracks_are_told_apart() -> None:
     weights = np.array([0, 0, 1, 1, 1, 1, 1, 0, 1, 1, 1], dtype=np.float32)
     ids = np.array([0, 0, 7, 8, 9, 8, 5, 0, 7, 6, 5])  # 7 is a rest: the most frequent code of the vocal
-    row = Row(ids, ids, weights)
+    row = Row.wordless(ids, ids, weights)
     assert only_track(row, 0).weights.tolist() == [0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0]
     assert only_track(row, 1).weights.tolist() == [0, 0, 0, 1, 0, 1, 0, 0, 0, 1, 0]
 
 
 def test_the_books_are_told_apart() -> None:
     weights = np.concatenate([np.zeros(3), np.tile([0, 1, 1, 1, 1, 1, 1, 0.5], 2)]).astype(np.float32)
-    row = Row(np.arange(19), np.arange(19), weights)
+    row = Row.wordless(np.arange(19), np.arange(19), weights)
     assert np.flatnonzero(only_book(row, 2).weights).tolist() == [5, 13]
     assert np.flatnonzero(only_book(row, 7).weights).tolist() == [10, 18]
 
@@ -155,7 +164,7 @@ def test_processes_draw_what_one_would(text: Path, codes: Path) -> None:
 
 
 def test_packing_asks_each_group_for_its_own_ids() -> None:
-    rows = [Row(np.array([9, 7, 5]), np.array([9, 7, 5]), np.array([0, 1, 0.5], dtype=np.float32))] * 2
+    rows = [Row.wordless(np.array([9, 7, 5]), np.array([9, 7, 5]), np.array([0, 1, 0.5], dtype=np.float32))] * 2
     packed = pack(rows, [np.array([5, 6]), np.array([8, 7])])
     assert packed.bounds.tolist() == [0, 3, 6]
     assert packed.asked.tolist() == [[1, 4], [0, 3]]
@@ -164,7 +173,7 @@ def test_packing_asks_each_group_for_its_own_ids() -> None:
 
 
 def test_a_batch_is_full_to_the_last_id() -> None:
-    row = Row(np.arange(7), np.arange(7), np.array([0, 1, 1, 1, 1, 1, 1], dtype=np.float32))
+    row = Row.wordless(np.arange(7), np.arange(7), np.array([0, 1, 1, 1, 1, 1, 1], dtype=np.float32))
     packed = draw_batch(lambda step, dice: row, [np.arange(7)], 17, 0, 0)
     assert len(packed.ids) == 17
     assert packed.bounds.tolist() == [0, 7, 14, 17]
@@ -174,3 +183,12 @@ def test_a_shard_that_is_being_written_is_left_alone(tmp_path: Path) -> None:
     write_songs(tmp_path)
     (tmp_path / "train" / f"{TEMPORARY_PREFIX}x.npz").write_bytes(b"PK")
     assert len(Shelf(tmp_path, "train").songs()) == 4
+
+
+def test_what_only_training_has_is_not_shipped(text: Path, codes: Path, tmp_path: Path) -> None:
+    student = make("stage1", text, codes)
+    figures = student.loss(0)[1]
+    assert figures["reading"].item() == pytest.approx(np.log(1024), rel=0.1)
+    write_model(tmp_path, "stage1", student.model, text)
+    assert set(read_weights(tmp_path)) == set(student.model.state_dict())
+    assert not any("reader" in name for name in read_weights(tmp_path))

@@ -14,10 +14,11 @@ import typer
 
 from training.corpus.compose import compose, is_held_out
 from training.language.export import STAGES, read_weights, write_model
+from training.language.lessons import FillingLessons, SingingLessons
 from training.language.presets import PRESETS, Preset
-from training.language.rows import Noise
+from training.language.rows import CURRICULUM_STEPS, Noise
 from training.language.songs import CodedSong, Shelf
-from training.language.students import Filler, FillingLessons, LanguageStudent, Singer, SingingLessons
+from training.language.students import Filler, LanguageStudent, Singer
 from training.language.text import learn
 from training.loop import has_state, train
 from xcodec_mini_infer import checkpoint
@@ -60,7 +61,16 @@ def main(
     Shelf(codes, "train", books=1).wait(enough)
     held_out = Shelf(codes, "held-out").wait(0)[:LOOKED_AT]
     student = make_student(
-        stage, PRESETS[preset], text, codes, held_out, nearest_codes(codec), bf16=bf16, seed=seed, processes=processes
+        stage,
+        PRESETS[preset],
+        text,
+        codes,
+        held_out,
+        nearest_codes(codec),
+        bf16=bf16,
+        seed=seed,
+        processes=processes,
+        begun=CURRICULUM_STEPS if begin is not None else 0,
     )
     if begin is not None and not has_state(run / stage):
         student.model.load_state_dict(read_weights(begin))
@@ -89,11 +99,15 @@ def make_student(
     bf16: bool,
     seed: int,
     processes: int = 0,
+    begun: int = 0,
 ) -> LanguageStudent:
-    """Make a stage's model, fresh, and what it learns from. text: the folder of tokenizer and vocabulary."""
+    """Make a stage's model, fresh, and what it learns from.
+
+    text: the folder of tokenizer and vocabulary. begun: steps that an earlier run took.
+    """
     if stage == "stage1":
         noise = Noise(neighbours)
-        lessons = SingingLessons(codes, text, noise, preset.singing.batch, preset.singer.length, seed)
+        lessons = SingingLessons(codes, text, noise, preset.singing.batch, preset.singer.length, seed, begun)
         return Singer(preset.singer, lessons, held_out, bf16=bf16, processes=processes)
     noise = Noise(neighbours, replaced=GIVEN_MISTAKES, longest=LONGEST_MISTAKE)
     filling = FillingLessons(codes, text, noise, preset.filling.batch, preset.filler.length, seed, OWN_MISTAKES)

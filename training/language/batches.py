@@ -14,6 +14,7 @@ from queue import Empty
 import numpy as np
 import torch
 
+from training.language.alignment import NOBODY
 from training.language.model import Packing
 from training.language.rows import Row
 
@@ -30,6 +31,10 @@ class Packed:
     asked: np.ndarray  # int64 [groups, m], positions before the ids that are asked for
     answers: np.ndarray  # int64 [groups, m], places among the ids that a group chooses from
     weights: np.ndarray  # float32 [groups, m]; 0 where a group has fewer questions than another
+    written: np.ndarray  # int16 [n, 2], syllables that an id writes, numbered through its row
+    sung: np.ndarray  # int16 [n, 2], syllables before and in the code of the voice that follows an id
+    voiced: np.ndarray  # int64 [v], positions that a syllable is sung after,
+    heard: np.ndarray  # int64 [v], and the ids that it is sung in
 
     def packing(self, device: torch.device) -> Packing:
         lengths = np.diff(self.bounds)
@@ -46,8 +51,8 @@ class Packed:
 def pack(rows: Sequence[Row], groups: Sequence[np.ndarray]) -> Packed:
     """Pack rows. groups: for each group the ids that its answers are, in order."""
     bounds = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int32)
-    answers = np.concatenate([row.answers for row in rows])
-    weights = np.concatenate([row.weights for row in rows])
+    whole = Row.join(rows)
+    answers, weights = whole.answers, whole.weights
     assert not weights[bounds[:-1]].any(), "nothing comes before a row's first id"
     wanted = np.flatnonzero(weights > 0)
     questions = []
@@ -60,7 +65,10 @@ def pack(rows: Sequence[Row], groups: Sequence[np.ndarray]) -> Packed:
     asked, places, worth = (
         np.stack([np.pad(part[kind], (0, most - len(part[kind]))) for part in questions]) for kind in range(3)
     )
-    return Packed(np.concatenate([row.ids for row in rows]), bounds, asked, places, worth.astype(np.float32))
+    follows = np.roll(whole.sung, -1, axis=0)  # a row's first id is not sung, so nothing comes from the row after
+    voiced = np.flatnonzero(follows[:, 1] != NOBODY)
+    heard = answers[voiced + 1]
+    return Packed(whole.ids, bounds, asked, places, worth.astype(np.float32), whole.written, follows, voiced, heard)
 
 
 def draw_batch(

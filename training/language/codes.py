@@ -7,7 +7,7 @@ as the product encodes a reference, since each code depends on all of the sound.
 import os
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from functools import cache
 from itertools import count, islice, pairwise
@@ -27,6 +27,7 @@ from training.corpus.render import Renderer
 from training.corpus.song import Song
 from training.corpus.world import BAR
 from training.corpus.world import SAMPLE_RATE as CORPUS_RATE
+from training.language.alignment import align
 from training.language.songs import DONE_FILE, write_shard
 from xcodec_mini_infer import SAMPLE_RATE, checkpoint
 from xcodec_mini_infer.encoder import CHUNK_FRAMES, Encoder
@@ -51,25 +52,35 @@ def main(
     workers: Annotated[int, typer.Option(help="Processes that render.")] = max((os.cpu_count() or 2) - 1, 1),
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     minutes: Annotated[float, typer.Option(help="Stop after so long with what there is.")] = float("inf"),
+    skip: Annotated[int, typer.Option(help="Leave out so many of the songs to learn from, and make the next.")] = 0,
+    part: Annotated[int, typer.Option(help="Which of several such commands this is, from 0 on.")] = 0,
+    parts: Annotated[int, typer.Option(help="How many such commands share the songs and hours.")] = 1,
 ) -> None:
-    """Make all songs anew: first those that are held out, then those to learn from, a shard for every hour."""
+    """Make all songs anew: first those that are held out, then those to learn from, a shard for every hour.
+
+    Of several commands the first alone makes those that are held out.
+    """
+    if not 0 <= part < parts:
+        raise typer.BadParameter(f"part {part} of {parts}: expected 0 to {parts - 1}.")
     began = time.monotonic()
     context = get_context("forkserver")
     context.set_forkserver_preload(["training.corpus.render", "xcodec_mini_infer.checkpoint"])
     frames, shard, songs = 0, 0, list[Rendered]()
     with ProcessPoolExecutor(workers, context, _open_bank, (bank, os.getppid())) as pool:
-        seeds = (seed for seed in count() if not is_held_out(seed))
+        seeds = islice((seed for seed in count() if not is_held_out(seed)), skip + part, None, parts)
+        held_out = held_out if part == 0 else 0
         held_out_seeds = islice(filter(is_held_out, count()), held_out)
         rendered = _render(pool, held_out_seeds, seeds, 3 * workers)
         encoder = checkpoint.load_encoder(codec, device, CODEBOOKS)
-        write_shard(out / "held-out" / "0000.npz", [_encode(encoder, *next(rendered)) for _ in range(held_out)])
-        typer.echo(f"codes    {held_out} songs held out, {time.monotonic() - began:.0f} s")
+        if held_out:
+            write_shard(out / "held-out" / "0000.npz", [_encode(encoder, *next(rendered)) for _ in range(held_out)])
+            typer.echo(f"codes    {held_out} songs held out, {time.monotonic() - began:.0f} s")
         for text, sound in rendered:
             songs.append(_encode(encoder, text, sound))
-            is_enough = frames + _frames(songs) >= hours * 3600 * FRAME_RATE
+            is_enough = frames + _frames(songs) >= hours / parts * 3600 * FRAME_RATE
             is_over = is_enough or time.monotonic() - began > 60 * minutes
             if is_over or _frames(songs) >= SHARD_FRAMES:
-                write_shard(out / "train" / f"{shard:04}.npz", songs)
+                write_shard(out / "train" / f"{shard * parts + part:04}.npz", songs)
                 frames, shard, songs = frames + _frames(songs), shard + 1, []
                 music_s, seconds = frames / FRAME_RATE, time.monotonic() - began
                 typer.echo(f"codes    {music_s / 3600:.1f} h in {seconds:.0f} s · {music_s / seconds:.0f} × real time")
@@ -79,8 +90,8 @@ def main(
     (out / DONE_FILE).touch()
 
 
-def describe(song: Song) -> dict[str, Any]:
-    """Say where a song's words lie: lines share a section evenly, but for the old tunes."""
+def describe(song: Song, notes: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Say where a song's words lie: lines share a section evenly, but for the old tunes. notes: of its score."""
     spans: list[list[int]] = []
     lines: list[list[list[int]]] = []
     start = 0
@@ -90,7 +101,8 @@ def describe(song: Song) -> dict[str, Any]:
         lines.append([] if song.old_tune else [list(pair) for pair in pairwise(edges)])
         spans.append([start, stop])
         start = stop
-    return {"seed": song.seed, "genre": song.genre, "lyrics": song.lyrics, "spans": spans, "lines": lines}
+    texts = {"seed": song.seed, "genre": song.genre, "lyrics": song.lyrics}
+    return texts | {"spans": spans, "lines": lines, "syllables": align(song.sections, notes)}
 
 
 def _render(pool: ProcessPoolExecutor, held_out: Iterator[int], seeds: Iterator[int], ahead: int) -> Iterator[Rendered]:
@@ -121,7 +133,9 @@ def _sound(seed: int) -> Rendered:
     song = compose(seed)
     rendered = _renderer.render(song)
     sound = to_codec_rate(torch.from_numpy(np.stack([rendered.vocal, rendered.instrumental])))
-    return describe(song), (sound * _FULL).round_().clamp_(-_FULL, _FULL).to(torch.int16).numpy()
+    return describe(song, rendered.score["notes"]), (sound * _FULL).round_().clamp_(-_FULL, _FULL).to(
+        torch.int16
+    ).numpy()
 
 
 def to_codec_rate(sound: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ The product's native engine computes the same from a cache and cannot be trained
 read packed, one after the other in one long line, so that nothing is filled up.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +25,7 @@ class Size:
     heads: int
     key_value_heads: int
     length: int  # ids that it is trained to read
+    dropout: float = 0.0  # of what is embedded and of what each branch adds, in training
 
     @property
     def head_size(self) -> int:
@@ -60,6 +61,7 @@ class Packing:
 
 
 Attend = Callable[[Tensor, Tensor, Tensor, Packing], Tensor]
+Turn = tuple[Tensor, Tensor]  # cosine and sine of each position's angles, [n, 1, head size / 2]
 
 
 def attend_by_rows(q: Tensor, k: Tensor, v: Tensor, packing: Packing) -> Tensor:
@@ -138,7 +140,7 @@ class Attention(nn.Module):
         self.v_proj = Linear(size.hidden, shared)
         self.o_proj = Linear(size.hidden, size.hidden)
 
-    def forward(self, x: Tensor, turn: tuple[Tensor, Tensor], packing: Packing, attend: Attend) -> Tensor:
+    def forward(self, x: Tensor, turn: Turn, packing: Packing, attend: Attend) -> Tensor:
         """x: [n, hidden]."""
         q, k, v = (
             project(x).unflatten(-1, (-1, self.size.head_size)) for project in (self.q_proj, self.k_proj, self.v_proj)
@@ -147,6 +149,21 @@ class Attention(nn.Module):
         q, k = _rotate(q, *turn), _rotate(k, *turn).repeat_interleave(repeats, dim=1)
         y: Tensor = self.o_proj(attend(q, k, v.repeat_interleave(repeats, dim=1), packing).flatten(1))
         return y
+
+    def look(self, x: Tensor, turn: Turn, packing: Packing, attend: Attend, marks: Tensor) -> Tensor:
+        """Let the first head read marks beside its values, so that it says where it looks.
+
+        marks: [n, parts, head size]. Returns the mean of the marks that each position sees, weighted by attention, and
+        after them that of the values of what is marked: [n, parts + 1, head size].
+        """
+        size = self.size.head_size
+        q, k = (
+            _rotate(F.linear(x, project.weight[:size].to(x.dtype))[:, None], *turn)
+            for project in (self.q_proj, self.k_proj)
+        )
+        values = F.linear(x, self.v_proj.weight[:size].to(x.dtype))[:, None]
+        read = torch.cat([marks, values * marks.amax(dim=(1, 2), keepdim=True)], dim=1)
+        return attend(q.repeat(1, read.shape[1], 1), k.repeat(1, read.shape[1], 1), read, packing)
 
 
 class FeedForward(nn.Module):
@@ -168,16 +185,25 @@ class Layer(nn.Module):
         self.self_attn = Attention(size)
         self.post_attention_layernorm = Norm(size.hidden)
         self.mlp = FeedForward(size)
+        self._dropout = size.dropout
 
-    def forward(self, x: Tensor, turn: tuple[Tensor, Tensor], packing: Packing, attend: Attend) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), turn, packing, attend)
-        y: Tensor = x + self.mlp(self.post_attention_layernorm(x))
+    def forward(self, x: Tensor, turn: Turn, packing: Packing, attend: Attend) -> Tensor:
+        x = x + self._drop(self.self_attn(self.input_layernorm(x), turn, packing, attend))
+        y: Tensor = x + self._drop(self.mlp(self.post_attention_layernorm(x)))
         return y
+
+    def look(self, x: Tensor, turn: Turn, packing: Packing, attend: Attend, marks: Tensor) -> Tensor:
+        seen: Tensor = self.self_attn.look(self.input_layernorm(x), turn, packing, attend, marks)
+        return seen
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self._dropout, self.training)
 
 
 class Decoder(nn.Module):
     def __init__(self, size: Size, vocabulary_size: int) -> None:
         super().__init__()
+        self.size = size
         self.embed_tokens = nn.Embedding(vocabulary_size, size.hidden)
         self.layers = nn.ModuleList(Layer(size) for _ in range(size.layers))
         self.norm = Norm(size.hidden)
@@ -186,15 +212,24 @@ class Decoder(nn.Module):
         self.register_buffer("cosine", angles.cos().float(), persistent=False)
         self.register_buffer("sine", angles.sin().float(), persistent=False)
 
-    def forward(self, ids: Tensor, packing: Packing, attend: Attend, dtype: torch.dtype) -> Tensor:
-        x: Tensor = self.embed_tokens(ids).to(dtype)
-        cosine, sine = (
-            self.get_buffer(name)[packing.positions][:, None].to(dtype) for name in ("cosine", "sine")
-        )  # [n, 1, head size / 2]
-        for layer in self.layers:
+    def forward(
+        self,
+        ids: Tensor,
+        packing: Packing,
+        attend: Attend,
+        dtype: torch.dtype,
+        watched: Sequence[int] = (),
+        marks: Tensor | None = None,
+    ) -> tuple[Tensor, list[Tensor]]:
+        x: Tensor = F.dropout(self.embed_tokens(ids).to(dtype), self.size.dropout, self.training)
+        cosine, sine = (self.get_buffer(name)[packing.positions][:, None].to(dtype) for name in ("cosine", "sine"))
+        looks = []
+        for number, layer in enumerate(self.layers):
+            assert isinstance(layer, Layer)
+            if marks is not None and number in watched:
+                looks.append(layer.look(x, (cosine, sine), packing, attend, marks))
             x = layer(x, (cosine, sine), packing, attend)
-        y: Tensor = self.norm(x)
-        return y
+        return self.norm(x), looks
 
 
 class LanguageModel(nn.Module):
@@ -216,8 +251,15 @@ class LanguageModel(nn.Module):
 
         The head is left to the caller, who knows which of its rows are asked for.
         """
-        hidden: Tensor = self.model(ids, packing, attend, dtype)
+        hidden: Tensor = self.model(ids, packing, attend, dtype)[0]
         return hidden
+
+    def watch(
+        self, ids: Tensor, packing: Packing, attend: Attend, dtype: torch.dtype, layers: Sequence[int], marks: Tensor
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Do what `forward` does, and say where the first heads of some layers look; see `Attention.look`."""
+        watched: tuple[Tensor, list[Tensor]] = self.model(ids, packing, attend, dtype, layers, marks)
+        return watched
 
 
 def _rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:

@@ -4,20 +4,23 @@ A row of stage 1 is a song with its prompt (and sometimes a reference), or, for 
 alone. A row of stage 2 is a window of one track. Text and given codes are read, not guessed.
 """
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
+from training.language.alignment import NOBODY, sung, written
 from training.language.songs import CodedSong
+from training.language.text import WholeTokenizer
 from yue_cli import prompt
-from yue_cli.tokenizer import Tokenizer
 from yue_cli.vocab import CODEBOOKS, FRAME_RATE, WINDOW_FRAMES, Vocabulary
 
-# Of the rows of stage 1: those of a single line, and those whose voice is partly hidden, at first and after
-# CURRICULUM_STEPS; those that follow a reference; those of one segment alone. The rest are songs with all their words,
-# from any segment on.
-LINE_SHARES, HIDDEN_SHARES, CURRICULUM_STEPS = (0.8, 0.2), (0.8, 0.2), 3000
+# Of the rows of stage 1: those of a single line, of them those of a few of its words, and those whose voice is partly
+# hidden, at first and after CURRICULUM_STEPS; those that follow a reference; those of one segment alone. The rest are
+# songs with all their words, from any segment on.
+LINE_SHARES, WORDS_SHARES, HIDDEN_SHARES, CURRICULUM_STEPS = (0.8, 0.2), (0.8, 0.1), (0.5, 0.1), 3000
+MOST_WORDS = 3  # are a few
 HIDDEN = "<EOD>"  # stands for what is not read; nothing else of stage 1 uses it
 HIDDEN_FRAMES = 25  # what is hidden lasts so long on average
 REFERENCE_SHARE, FREE_SHARE = 0.1, 0.15
@@ -31,31 +34,38 @@ BOOK_WEIGHTS = np.linspace(1.0, 0.5, CODEBOOKS - 1)
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """What is read, what should have been there, and how much each id counts as an answer (0: it is none)."""
+    """What is read, what should have been there, and how much each id counts as an answer (0: it is none).
+
+    Syllables are numbered through a row; `alignment.NOBODY` stands for none.
+    """
 
     ids: np.ndarray  # int64 [n], with mistakes
     answers: np.ndarray  # int64 [n], without
     weights: np.ndarray  # float32 [n]
+    written: np.ndarray  # int16 [n, 2], the first and last syllable that the text of an id writes
+    sung: np.ndarray  # int16 [n, 2], the syllable sung before a code of the voice, and the one sung in it
 
     @classmethod
     def join(cls, parts: Sequence["Row"]) -> "Row":
-        return cls(
-            np.concatenate([part.ids for part in parts]),
-            np.concatenate([part.answers for part in parts]),
-            np.concatenate([part.weights for part in parts]),
-        )
+        return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
+
+    @classmethod
+    def wordless(cls, ids: np.ndarray, answers: np.ndarray, weights: np.ndarray) -> "Row":
+        """Make a row of which no words are known."""
+        nobody = np.full((len(ids), 2), NOBODY, dtype=np.int16)
+        return cls(ids, answers, weights, nobody, nobody)
 
     @classmethod
     def given(cls, ids: Sequence[int] | np.ndarray) -> "Row":
         """Ids that nobody has to guess."""
         array = np.asarray(ids, dtype=np.int64)
-        return cls(array, array, np.zeros(len(array), dtype=np.float32))
+        return cls.wordless(array, array, np.zeros(len(array), dtype=np.float32))
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, place: slice) -> "Row":
-        return Row(self.ids[place], self.answers[place], self.weights[place])
+        return Row(*(getattr(self, field.name)[place] for field in fields(Row)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +95,7 @@ class Noise:
 
 def song_row(
     song: CodedSong,
-    tokenizer: Tokenizer,
+    tokenizer: WholeTokenizer,
     vocabulary: Vocabulary,
     *,
     length: int,
@@ -104,14 +114,18 @@ def song_row(
     prompts = prompt.build(tokenizer, vocabulary, song.genre, song.sections, reference=reference)
     parts = [Row.given(prompts.head), Row.given(prompts.reference)]
     stop = None if most is None else first + most
+    syllables = 0
     for number, span in list(enumerate(song.spans))[first:stop]:
-        text = prompts.segments[number]
+        text = Row.given(prompts.segments[number])
+        segment = _segment(song, span, vocabulary, noise, dice, hidden)
+        marks = len(prompts.start_of_segment) + len(prompts.end_of_segment) * bool(number)
+        text, segment = _trace(song, number, text, segment, slice(marks, len(text) - 2), tokenizer, syllables)
+        syllables += len(song.syllables[number])
         if number == first > 0:
             text = text[len(prompts.end_of_segment) :]
-        sung = _segment(song, span, vocabulary, noise, dice, hidden)
-        if sum(map(len, parts)) + len(text) + len(sung) > length:
+        if sum(map(len, parts)) + len(text) + len(segment) > length:
             break
-        parts += [Row.given(text), sung]
+        parts += [text, segment]
     return Row.join(parts)
 
 
@@ -144,35 +158,45 @@ def window_row(
     opening = [vocabulary.start_of_audio, vocabulary.stage_1]
     head = Row.given([*opening, *vocabulary.codes_to_ids(given[:1]), vocabulary.stage_2])
     weights = np.tile(np.concatenate([[0.0], BOOK_WEIGHTS]), len(frames)).astype(np.float32)
-    return Row.join([head, Row(vocabulary.codes_to_ids(given), vocabulary.codes_to_ids(books), weights)])
+    return Row.join([head, Row.wordless(vocabulary.codes_to_ids(given), vocabulary.codes_to_ids(books), weights)])
 
 
 def draw_song_row(
     songs: Sequence[CodedSong],
-    tokenizer: Tokenizer,
+    tokenizer: WholeTokenizer,
     vocabulary: Vocabulary,
     length: int,
     noise: Noise | None,
     step: int,
     dice: np.random.Generator,
 ) -> Row:
-    """Draw a row of stage 1. Single lines come first: on them it is found out that words mean sounds.
+    """Draw a row of stage 1. Single lines and words come first: on them it is found out that words mean sounds.
 
     What was just sung tells nearly all of the next frame, the words hardly more; so the voice is hidden now and then.
     """
     song = songs[int(dice.integers(len(songs)))]
     kind = dice.random()
-    shares = (early + (late - early) * min(step / CURRICULUM_STEPS, 1) for early, late in (LINE_SHARES, HIDDEN_SHARES))
-    is_line, is_hidden = (dice.random() < share for share in shares)
+    shares = (
+        early + (late - early) * min(step / CURRICULUM_STEPS, 1)
+        for early, late in (LINE_SHARES, WORDS_SHARES, HIDDEN_SHARES)
+    )
+    is_line, is_words, is_hidden = (dice.random() < share for share in shares)
     if is_line and any(song.lines):
         song = draw_line(song, dice)
+        song = draw_words(song, dice) if is_words else song
     if kind < FREE_SHARE:
         return free_row(song, int(dice.integers(len(song.spans))), vocabulary, noise=noise, dice=dice)
     reference = None
     if kind < FREE_SHARE + REFERENCE_SHARE and len(song.spans) > 1:
         # The last section is heard before the others are sung; itself it is not sung.
         reference = _draw_reference(song, song.spans[-1], dice)
-        song = replace(song, sections=song.sections[:-1], spans=song.spans[:-1], lines=song.lines[:-1])
+        song = replace(
+            song,
+            sections=song.sections[:-1],
+            spans=song.spans[:-1],
+            lines=song.lines[:-1],
+            syllables=song.syllables[:-1],
+        )
     first = 0 if dice.random() < FROM_START else int(dice.integers(len(song.spans)))
     most = int(dice.integers(1, 3)) if dice.random() < FEW_SEGMENTS else None
     row = song_row(
@@ -194,9 +218,25 @@ def draw_line(song: CodedSong, dice: np.random.Generator) -> CodedSong:
     """Make one line of a song a song of its own."""
     number = int(dice.choice([number for number, lines in enumerate(song.lines) if lines]))
     line = int(dice.integers(len(song.lines[number])))
-    section, span = song.sections[number], song.lines[number][line]
-    words = [words for words in section.text.splitlines() if words.strip()][line]
-    return replace(song, sections=(replace(section, text=words),), spans=(span,), lines=((span,),))
+    first, end = list(re.finditer(r".+", song.sections[number].text))[line].span()
+    return _excerpt(song, number, first, end, song.lines[number][line])
+
+
+def draw_words(line: CodedSong, dice: np.random.Generator) -> CodedSong:
+    """Make a few words of a song of one line a song of their own, from their first sound to their last."""
+    words = list(re.finditer(r"\S+", line.sections[0].text))
+    count = int(dice.integers(1, min(MOST_WORDS, len(words)) + 1))
+    at = int(dice.integers(len(words) - count + 1))
+    return _excerpt(line, 0, words[at].start(), words[at + count - 1].end())
+
+
+def _excerpt(song: CodedSong, number: int, first: int, end: int, span: range | None = None) -> CodedSong:
+    """Make characters [first, end) of a section a song of their own. span: its frames, if not those of its sound."""
+    section, runs = song.sections[number], song.syllables[number]
+    runs = runs[(runs[:, 2] >= first) & (runs[:, 3] <= end)] - [0, 0, first, first]
+    span = range(int(runs[0, 0]), int(runs[-1, 1])) if span is None else span
+    section = replace(section, text=section.text[first:end])
+    return replace(song, sections=(section,), spans=(span,), lines=((span,),), syllables=(runs,))
 
 
 def draw_window_row(
@@ -234,7 +274,28 @@ def _segment(
     ids = interleave(tracks if noise is None else [noise.spoil(track, dice) for track in tracks])
     if hidden:
         ids[:-1:2][_draw_runs(len(span), hidden, dice)] = vocabulary.specials[HIDDEN]
-    return Row(ids, answers, np.ones(len(ids), dtype=np.float32))
+    return Row.wordless(ids, answers, np.ones(len(ids), dtype=np.float32))
+
+
+def _trace(
+    song: CodedSong, number: int, text: Row, segment: Row, place: slice, tokenizer: WholeTokenizer, syllables: int
+) -> tuple[Row, Row]:
+    """Tell which ids of a segment's prompt write what is sung in its codes.
+
+    place: where the section stands among the prompt's ids, without markers. syllables: how many came before in the row.
+    """
+    section, runs = song.sections[number], song.syllables[number]
+    if not len(runs):
+        return text, segment
+    edges = tokenizer.edges(text.ids[place])
+    before = len(section.prompt_text.encode()) - len(f"{section.text}\n\n".encode())
+    assert edges[-1] == len(section.prompt_text.encode()), f"{edges[-1]} bytes of pieces for {section.prompt_text!r}"
+    of_text, of_voice = text.written.copy(), segment.sung.copy()
+    of_text[place] = written(runs, section.text, before, edges)
+    of_voice[:-1:2] = sung(runs, song.spans[number])
+    for array in (of_text, of_voice):
+        array[array != NOBODY] += syllables
+    return replace(text, written=of_text), replace(segment, sung=of_voice)
 
 
 def _draw_runs(frames: int, share: float, dice: np.random.Generator) -> np.ndarray:

@@ -29,6 +29,7 @@ class CodedSong:
     sections: tuple[Section, ...]
     spans: tuple[range, ...]  # frames of each section
     lines: tuple[tuple[range, ...], ...]  # of each section the frames of its lines; none if that is not known
+    syllables: tuple[np.ndarray, ...]  # of each section integers [syllables, 4], as `alignment.align` gives them
     vocal: np.ndarray
     instrumental: np.ndarray
 
@@ -42,7 +43,8 @@ class CodedSong:
         spans = tuple(range(*span) for span in text["spans"])
         assert len(sections) == len(spans), f"{len(sections)} sections, {len(spans)} spans of frames"
         lines = tuple(tuple(range(*line) for line in lines) for lines in text["lines"])
-        return cls(text["genre"], sections, spans, lines, vocal, instrumental)
+        syllables = tuple(np.array(runs, dtype=np.int32).reshape(-1, 4) for runs in text["syllables"])
+        return cls(text["genre"], sections, spans, lines, syllables, vocal, instrumental)
 
 
 def write_shard(path: Path, songs: Sequence[tuple[dict[str, Any], np.ndarray]]) -> None:

@@ -1,83 +1,28 @@
-"""The two language models in training: what a batch is, its loss, and what is looked at on held-out songs."""
+"""The two language models in training: their loss, and what is looked at on held-out songs."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
-from pathlib import Path
-from random import Random
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training.language.batches import Feeder, Packed, draw_batch, pack
-from training.language.model import Attend, LanguageModel, Size, choose_attention
-from training.language.rows import Noise, Row, draw_song_row, draw_window_row, free_row, song_row, window_row
-from training.language.songs import CodedSong, Shelf
-from training.language.text import BROKEN_TEXTS, BrokenTokenizer
+from training.language import guide
+from training.language.batches import Feeder, Packed, pack
+from training.language.lessons import FillingLessons, Lessons, SingingLessons, filling_groups, singing_groups
+from training.language.model import Attend, LanguageModel, Linear, Size, choose_attention
+from training.language.rows import Row, free_row, song_row, window_row
+from training.language.songs import CodedSong
+from training.language.text import WholeTokenizer
 from training.loop import Student
 from yue_cli.lyrics import Section
-from yue_cli.tokenizer import TOKENIZER_FILE, Tokenizer
+from yue_cli.tokenizer import TOKENIZER_FILE
 from yue_cli.vocab import CODEBOOKS, WINDOW_FRAMES, Vocabulary
 
 _WEIGHTS_ALIGNED = 64
 _EXAMINED_IDS = 65_536  # at a time
-
-
-@dataclass(frozen=True, eq=False)
-class Lessons:
-    """What batches are made of. Processes that draw them get a copy, and read the songs themselves."""
-
-    codes: Path
-    text: Path  # the folder of tokenizer and vocabulary
-    noise: Noise
-    batch: int  # ids
-    length: int  # of the longest row
-    seed: int
-
-    def draws(self) -> Callable[[int], Packed]:
-        """Give the function from a step to its batch."""
-        raise NotImplementedError
-
-
-class SingingLessons(Lessons):
-    def draws(self) -> Callable[[int], Packed]:
-        shelf, vocabulary = Shelf(self.codes, "train", books=1), Vocabulary.read(self.text)
-        whole = Tokenizer(self.text / TOKENIZER_FILE, vocabulary)
-        broken = BrokenTokenizer(self.text / TOKENIZER_FILE, vocabulary)
-
-        def draw(step: int, dice: np.random.Generator) -> Row:
-            tokenizer: Tokenizer = whole
-            if dice.random() < BROKEN_TEXTS:
-                tokenizer = broken
-                broken.dice = Random(int(dice.integers(2**31)))
-            return draw_song_row(shelf.songs(), tokenizer, vocabulary, self.length, self.noise, step, dice)
-
-        return partial(draw_batch, draw, singing_groups(vocabulary), self.batch, self.seed)
-
-
-@dataclass(frozen=True, eq=False)
-class FillingLessons(Lessons):
-    own_mistakes: float = 0.0
-
-    def draws(self) -> Callable[[int], Packed]:
-        shelf, vocabulary = Shelf(self.codes, "train"), Vocabulary.read(self.text)
-
-        def draw(step: int, dice: np.random.Generator) -> Row:
-            return draw_window_row(shelf.songs(), vocabulary, self.noise, self.own_mistakes, dice)
-
-        return partial(draw_batch, draw, filling_groups(vocabulary), self.batch, self.seed)
-
-
-def singing_groups(vocabulary: Vocabulary) -> tuple[np.ndarray, ...]:
-    """Stage 1 answers with codes of the first book or end-of-audio."""
-    return (np.append(np.array(vocabulary.codebook(0)), vocabulary.end_of_audio),)
-
-
-def filling_groups(vocabulary: Vocabulary) -> tuple[np.ndarray, ...]:
-    """Each pick of stage 2 is one of its own book."""
-    return tuple(np.array(vocabulary.codebook(book)) for book in range(1, CODEBOOKS))
 
 
 class LanguageStudent(Student):
@@ -109,38 +54,49 @@ class LanguageStudent(Student):
         return self.model.lm_head.weight.device
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        losses, weights = self._losses(self._feeder.batch(step))
-        return (losses * weights).sum() / weights.sum(), {}
+        torch.manual_seed(step)  # what is dropped out shall not depend on where a run was stopped
+        return self._judge(self._feeder.batch(step), step)
 
     def mean_loss(self, rows: Sequence[Row]) -> float:
         """Compute the mean loss, in nats, over all answers of rows."""
         total = count = 0.0
-        parts: list[list[Row]] = [[]]
-        for row in rows:
-            if sum(map(len, parts[-1])) + len(row) > _EXAMINED_IDS and parts[-1]:
-                parts.append([])
-            parts[-1].append(row)
         with torch.no_grad():
-            for part in parts:
-                losses, weights = self._losses(pack(part, self._groups))
+            for batch in self._batches(rows):
+                losses, weights = self._losses(self._read(batch), batch)
                 total += float((losses * (weights > 0)).sum())
                 count += float((weights > 0).sum())
         return total / max(count, 1)
 
-    def _losses(self, batch: Packed) -> tuple[Tensor, Tensor]:
-        """Compute the loss of every answer and its weight, each float32 [groups, m]."""
+    def _judge(self, batch: Packed, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        losses, weights = self._losses(self._read(batch), batch)
+        return (losses * weights).sum() / weights.sum(), {}
+
+    def _batches(self, rows: Sequence[Row]) -> Iterator[Packed]:
+        """Pack rows into as few batches as memory allows."""
+        part: list[Row] = []
+        for row in rows:
+            if part and sum(map(len, part)) + len(row) > _EXAMINED_IDS:
+                yield pack(part, self._groups)
+                part = []
+            part.append(row)
+        yield pack(part, self._groups)
+
+    def _read(self, batch: Packed) -> Tensor:
+        """Compute what the head reads, [n, hidden]."""
         device = self._device
-        ids, asked, answers, weights = (
-            _bring(array, device) for array in (batch.ids, batch.asked, batch.answers, batch.weights)
-        )
-        hidden = self.model(ids, batch.packing(device), self._attend, self._dtype)
+        hidden: Tensor = self.model(bring(batch.ids, device), batch.packing(device), self._attend, self._dtype)
+        return hidden
+
+    def _losses(self, hidden: Tensor, batch: Packed) -> tuple[Tensor, Tensor]:
+        """Compute the loss of every answer and its weight, each float32 [groups, m]."""
+        asked, answers, weights = (bring(array, self._device) for array in (batch.asked, batch.answers, batch.weights))
         heads = self.model.lm_head.weight[self.get_buffer("_answers")].to(self._dtype)  # [groups, ids, hidden]
         logits = hidden[asked] @ heads.transpose(1, 2)  # [groups, m, ids]
         losses = F.cross_entropy(logits.flatten(0, 1).float(), answers.flatten(), reduction="none")
         return losses.unflatten(0, answers.shape), weights
 
 
-def _bring(array: np.ndarray, device: torch.device) -> Tensor:
+def bring(array: np.ndarray, device: torch.device) -> Tensor:
     """Copy to a device; to a GPU without waiting for it."""
     tensor = torch.from_numpy(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
@@ -160,8 +116,36 @@ class Singer(LanguageStudent):
     ) -> None:
         vocabulary = Vocabulary.read(lessons.text)
         super().__init__(size, vocabulary, lessons, singing_groups(vocabulary), bf16=bf16, processes=processes)
-        self._tokenizer = Tokenizer(lessons.text / TOKENIZER_FILE, vocabulary)
-        self._held_out = held_out
+        self._tokenizer = WholeTokenizer(lessons.text / TOKENIZER_FILE, vocabulary)
+        self._held_out, self._begun = held_out, lessons.begun
+        self.reader = Linear(size.head_size, vocabulary.codebook_size)  # of what the second guided head reads
+
+    def _judge(self, batch: Packed, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Blame the guided heads, too; see `guide`."""
+        hidden, looks, sung = self._watch(batch)
+        losses, weights = self._losses(hidden, batch)
+        loss, blame = (losses * weights).sum() / weights.sum(), guide.blame(looks, sung)
+        voiced, heard = (bring(array, self._device) for array in (batch.voiced, batch.heard))
+        told = self.reader(looks[-1][voiced, -1]).float()  # [voiced, codes]
+        reading = F.cross_entropy(told, heard - self.vocabulary.codebook_start, reduction="sum") / max(len(heard), 1)
+        total = loss + guide.weight(self._begun + step) * (blame + reading)
+        return total, {"answers": loss, "blame": blame, "reading": reading}
+
+    def _watch(self, batch: Packed) -> tuple[Tensor, list[Tensor], Tensor]:
+        """Compute what the head reads, where the guided heads look, and where they should."""
+        device, size = self._device, self.model.size
+        ids, written, sung = (bring(array, device) for array in (batch.ids, batch.written, batch.sung))
+        marks = guide.mark(written, size.head_size, self._dtype)
+        layers = guide.watched_layers(size.layers)
+        hidden, looks = self.model.watch(ids, batch.packing(device), self._attend, self._dtype, layers, marks)
+        return hidden, looks, sung
+
+    def hit_rates(self, rows: Sequence[Row]) -> list[float]:
+        """Tell how often each guided head looks at the right syllable more than at any other."""
+        with torch.no_grad():
+            counts = sum(guide.hits(*self._watch(batch)[1:]) for batch in self._batches(rows))
+        assert isinstance(counts, Tensor)
+        return [float(hit) / max(float(all_), 1) for hit, all_ in counts]
 
     def examine(self) -> dict[str, float]:
         """Measure the loss of both tracks and how much worse it is with another song's words, tags, or nothing."""
@@ -176,10 +160,14 @@ class Singer(LanguageStudent):
         conditional = self.mean_loss(true)
         vocal = self.mean_loss([only_track(row, 0) for row in true])
         lyrics = [
-            self._row(replace(song, sections=_reword(song, other))) for song, other in zip(songs, others, strict=True)
+            self._row(replace(song, sections=_reword(song, other), syllables=_unknown(song)))
+            for song, other in zip(songs, others, strict=True)
         ]
         tags = [self._row(replace(song, genre=other.genre)) for song, other in zip(songs, others, strict=True)]
+        hit_last, hit_now = self.hit_rates(true)
         return {
+            "hit_last": hit_last,
+            "hit_now": hit_now,
             "vocal": vocal,
             "band": self.mean_loss([only_track(row, 1) for row in true]),
             "lyrics_gap": self.mean_loss([only_track(row, 0) for row in lyrics]) - vocal,
@@ -238,6 +226,11 @@ def only_book(row: Row, book: int) -> Row:
     weights = np.zeros_like(row.weights)
     weights[first + book :: CODEBOOKS] = 1
     return replace(row, weights=weights)
+
+
+def _unknown(song: CodedSong) -> tuple[np.ndarray, ...]:
+    """Say of no syllable when it is sung."""
+    return tuple(runs[:0] for runs in song.syllables)
 
 
 def _reword(song: CodedSong, other: CodedSong) -> tuple[Section, ...]:

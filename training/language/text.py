@@ -2,11 +2,13 @@
 
 import io
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from random import Random
 
+import numpy as np
 import sentencepiece
 
 from yue_cli.lyrics import MARKERS
@@ -49,7 +51,30 @@ def learn(texts: Iterable[str], folder: Path) -> None:
     Vocabulary(specials, specials["<xcodec>"], CODEBOOK_START, codebooks=CODEBOOKS).write(folder)
 
 
-class BrokenTokenizer(Tokenizer):
+class WholeTokenizer(Tokenizer):
+    """The product's tokenizer, which can tell where its ids stand in their text."""
+
+    def edges(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Find the bytes at which pieces begin, and the end of the last: int64 [ids + 1].
+
+        The blank that is put before a text is none of its bytes.
+        """
+        edges = np.concatenate([[0], self._sizes[np.asarray(ids, dtype=np.int64)].cumsum()]) - 1
+        return edges.clip(min=0)
+
+    @cached_property
+    def _sizes(self) -> np.ndarray:
+        """Count the bytes that each piece writes, int64 [pieces]."""
+        pieces = self._pieces
+        return np.array(
+            [
+                1 if pieces.IsByte(id) else len(pieces.IdToPiece(id).replace(_BLANK, " ").encode())
+                for id in range(len(pieces))
+            ]
+        )
+
+
+class BrokenTokenizer(WholeTokenizer):
     """Cuts words into pieces at random: merges are left out. Source: BPE-dropout, arXiv 1910.13267.
 
     sentencepiece does so, too, but cannot be told to do the same again.
