@@ -11,18 +11,13 @@ bandwidth would give. A whole song through the command is `benchmarks/full_song.
 
 import argparse
 import json
-import multiprocessing
-import sys
-import time
-import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from datetime import UTC, datetime
 from functools import partial
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from benchmarks.parts import Figures, run
 from yue_cli import bench, timings
 from yue_cli.events import Event, Note
 from yue_cli.settings import Layer, combine, resolve
@@ -34,9 +29,6 @@ CONTEXTS = (1000, 4000, 7000)
 BASELINE_TOKENS, BASELINE_FRAMES = 16, 10  # that are timed at each context
 WINDOWS, SONGS = 20, 16
 SONG_S, LONG_SONG_S = 60.0, 300.0
-PART_LIMIT_S = 120.0  # for one part
-
-Figures = dict[str, Any]
 
 # name, what it is, target on an H200, unit; of times, the least is best.
 TARGETS = [
@@ -61,21 +53,8 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--layers", type=int, default=32, help="of the baselines")
     arguments = parser.parse_args()
-    # One process loads the libraries, and every part's process begins as a copy of it.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "yue_cli.bench", "yue_cli.workbench"])
-    report: Figures = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "command": " ".join(sys.argv)}
-    began = time.perf_counter()
-    for name in arguments.parts:
-        spent = time.perf_counter() - began
-        if spent > arguments.limit:
-            report[name] = {"failed": "not begun: the time was over"}
-            continue
-        print(f"\n{name} ({spent:.0f} s)", flush=True)
-        report[name] = run_apart(context, parts[name], arguments.device, arguments.layers)
-        report[name]["took_s"] = round(time.perf_counter() - began - spent, 1)
-        print(f"  {json.dumps(report[name])[:2000]}", flush=True)
-        arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    chosen = {name: partial(parts[name], arguments.device, arguments.layers) for name in arguments.parts}
+    report = run(chosen, arguments.out, arguments.limit, ["torch", "yue_cli.bench", "yue_cli.workbench"])
     print("", *table(report), sep="\n", flush=True)
     arguments.out.write_text(json.dumps(report | {"table": table(report)}, indent=1) + "\n", encoding="utf-8")
 
@@ -101,35 +80,6 @@ def known_parts() -> dict[str, Callable[[str, int], Figures]]:
         "exl2/stage1": exl2_stage1,
         "exl2/stage2": exl2_stage2,
     }
-
-
-def run_apart(
-    context: multiprocessing.context.ForkServerContext, part: Callable[[str, int], Figures], device: str, layers: int
-) -> Figures:
-    """Run one part in a process of its own; a part that fails or takes too long tells so instead."""
-    here, there = context.Pipe(duplex=False)
-    process = context.Process(target=answer, args=(there, part, device, layers))
-    process.start()
-    there.close()
-    try:
-        if not here.poll(PART_LIMIT_S):
-            return {"failed": f"not done after {PART_LIMIT_S:.0f} s"}
-        return here.recv()
-    except EOFError:
-        process.join()
-        return {"failed": f"its process ended with code {process.exitcode}"}
-    finally:
-        process.kill()
-        process.join()
-
-
-def answer(there: Connection, part: Callable[[str, int], Figures], device: str, layers: int) -> None:
-    """Do one part and send its figures, or why there are none."""
-    try:
-        there.send(part(device, layers))
-    except Exception as error:  # whatever it is, it goes into the report
-        traceback.print_exc()
-        there.send({"failed": f"{type(error).__name__}: {error}"})
 
 
 def bandwidth(device: str, layers: int) -> Figures:

@@ -7,7 +7,7 @@ estimate. A model that is not here is weighed as the published one.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from yue_cli import copies, hub, models, presets, prompt, seats
 from yue_cli.artifacts import TRACKS, read_array
@@ -22,6 +22,9 @@ from yue_cli.tokenizer import TOKENIZER_FILE, Tokenizer
 from yue_cli.vocab import FRAME_RATE, WINDOW_FRAMES, Vocabulary
 from yue_cli.weights import ModelFolder
 from yue_cli.workbench import TITLES, Workbench
+
+if TYPE_CHECKING:
+    import torch
 
 _GPU_LIBRARY_BYTES = 300_000_000  # what CUDA's libraries take for themselves
 _DECODE_WEIGHTS = 277_000_000  # the published codec's decoder and both vocoders
@@ -185,7 +188,7 @@ def choose_songs(benches: Sequence[Workbench], facts: ModelFacts, length: int) -
     if songs is not None:
         return seats.ladder_step(min(songs, wanted))
     row = facts.cache_bytes_per_token * length
-    free = bench.free_bytes() - facts.parameter_bytes - _work(bench, facts, length)
+    free = bench.free_bytes() - facts.parameter_bytes - work_bytes(facts, length, bench.device)
     return seats.rows_that_fit(free, bytes_per_row=stage1.needed_rows(bench.settings.stage1) * row, wanted=wanted)
 
 
@@ -194,8 +197,14 @@ def choose_rows(bench: Workbench, windows: int, facts: ModelFacts, length: int) 
     rows = bench.settings.execution.rows
     if rows is not None:
         return seats.ladder_step(min(rows, windows))
-    free = bench.free_bytes() - facts.parameter_bytes - _work(bench, facts, length)
+    free = bench.free_bytes() - facts.parameter_bytes - work_bytes(facts, length, bench.device)
     return seats.rows_that_fit(free, bytes_per_row=facts.cache_bytes_per_token * length, wanted=windows)
+
+
+def work_bytes(facts: ModelFacts, length: int, device: "torch.device") -> int:
+    """Estimate what computing takes beside weights and cache, rows of `length` tokens filled."""
+    libraries = _GPU_LIBRARY_BYTES if device.type == "cuda" else 0
+    return facts.work_bytes + facts.work_bytes_per_token * length + libraries
 
 
 def published_facts(part: str, item_bytes: int, format: str | None = None, cache: str = AUTO) -> ModelFacts:
@@ -290,13 +299,8 @@ def _need(
     bench: Workbench, stage: str, name: str, model: ModelFolder | None, facts: ModelFacts, rows: int, length: int
 ) -> Need:
     cache = facts.cache_bytes_per_token * rows * length
-    work = _work(bench, facts, length)
+    work = work_bytes(facts, length, bench.device)
     return Need(stage, name, model is not None, facts.parameter_bytes, cache, work, rows, length)
-
-
-def _work(bench: Workbench, facts: ModelFacts, length: int) -> int:
-    libraries = _GPU_LIBRARY_BYTES if bench.device.type == "cuda" else 0
-    return facts.work_bytes + facts.work_bytes_per_token * length + libraries
 
 
 def _find(bench: Workbench, stage: str) -> tuple[str, ModelFolder | None]:
