@@ -143,7 +143,7 @@ def _groups(
     BITS: tl.constexpr,
     GATED: tl.constexpr,
 ):
-    """Do the same with a quantized weight, as x's dtype. Each warp has a group of columns of its own; they are added up.
+    """Do the same with a quantized weight. Each warp has a group of columns of its own; they are added up at the end.
 
     GATED: the others are more lines of one tile.
     """
@@ -186,7 +186,7 @@ def _groups(
 def _whole_numbers(byte, KIND: tl.constexpr):
     """Turn int8 into KIND."""
     if tl.bfloat16 == KIND and ASSEMBLY:
-        # Four at once. Seven bits behind the exponent of 128 are 128 + those; the sign makes 128 of what is taken off 256.
+        # Four at once. Seven bits behind the exponent of 128 are 128 + those; 128 is taken off, or 256 with the sign.
         return tl.inline_asm_elementwise(
             "{ .reg .b32 low, high, minus, off; mov.b32 minus, 0xbf80bf80;"
             " prmt.b32 low, $2, 0, 0x4140; prmt.b32 high, $2, 0, 0x4342;"

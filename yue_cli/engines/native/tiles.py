@@ -86,7 +86,7 @@ def product_tile(outs: int, inner: int, rows: int, gated: bool, is_hopper: bool)
 
 
 def quantized_tile(outs: int, inner: int, rows: int) -> Tile | None:
-    """Choose the tile of a product with fewer bits: a group of columns for each warp, at once; they need not divide all."""
+    """Choose the tile of a product with fewer bits: a group of columns for each warp; they need not divide all."""
     if inner % GROUP:
         return None
     at_once = 4 if rows <= 32 else 2
