@@ -21,7 +21,7 @@ def is_hopper(device: torch.device) -> bool:
 
 
 @lru_cache
-def link(device: torch.device) -> dict[str, bool]:
-    """Tell a kernel, by further arguments, whether it is launched as a link of a chain."""
-    can = not kernels.INTERPRETED and is_hopper(device) and hasattr(tl.extra.cuda, "gdc_wait")  # Triton 3.4
+def link(device: torch.device, wanted: bool = True) -> dict[str, bool]:
+    """Tell a kernel, by further arguments, whether it is launched as a link of a chain: where it can be."""
+    can = wanted and not kernels.INTERPRETED and is_hopper(device) and hasattr(tl.extra.cuda, "gdc_wait")  # Triton 3.4
     return {"CHAINED": True, "launch_pdl": True} if can else {"CHAINED": False}

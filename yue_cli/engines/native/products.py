@@ -143,7 +143,7 @@ def _multiply(
         AHEAD=tiles.ahead(values.shape[1] * values.itemsize),
         num_warps=tile.warps,
         num_stages=tile.stages,
-        **chain.link(x.device),
+        **chain.link(x.device, bits in tiles.CHAINED_BITS),
     )
 
 

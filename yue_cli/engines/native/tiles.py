@@ -12,6 +12,7 @@ from yue_cli.engines.native.formats import GROUP
 from yue_cli.engines.native.quantized import Int4Weight, Int8Weight
 
 MOST_ROWS = 64  # of a product by a kernel; more are PyTorch's business
+CHAINED_BITS = (16,)  # of weights whose products begin before the kernel before has ended; others are faster apart
 LEAST_ROWS = {16: 16, 8: 8, 4: 8}  # that tensor cores take, by the bits of a weight; fewer are filled up
 
 
@@ -42,7 +43,7 @@ def attention_cut(groups: int, is_hopper: bool) -> Cut:
     """Choose for a number of heads that share a key. Not for a number of rows: equal ids must give equal numbers."""
     if groups > 2:
         return Cut(16, 128, warps=4, stages=3 if is_hopper else 2)
-    return Cut(8, 128, warps=4, stages=2)
+    return Cut(2, 128, warps=4, stages=2)
 
 
 def ahead(row_bytes: int) -> int:
@@ -81,17 +82,17 @@ def product_tile(outs: int, inner: int, rows: int, gated: bool, is_hopper: bool)
     elif outs <= 4096:
         tile = Tile(32, 512, warps=4, stages=4 if rows <= 16 else 3)
     else:
-        tile = Tile(64, 128, warps=4, stages=5)
+        tile = Tile(64, 128, warps=4, stages=7 if rows <= 16 else 5)
     return _fitted(tile, outs, inner)
 
 
 def quantized_tile(outs: int, inner: int, rows: int) -> Tile | None:
-    """Choose the tile of a product with fewer bits: a group of columns for each warp; they need not divide all."""
-    if inner % GROUP:
+    """Choose the tile of a product with fewer bits: some groups of columns at once; they need not divide all."""
+    if inner % GROUP or outs % 16:
         return None
-    at_once = 4 if rows <= 32 else 2
-    columns = 32 if rows <= 8 and outs % 32 == 0 else 16
-    return None if outs % columns else Tile(columns, at_once * GROUP, warps=at_once, stages=3 if rows <= 32 else 2)
+    if rows <= 8:
+        return Tile(16, 8 * GROUP, warps=4, stages=3)
+    return Tile(16, 4 * GROUP, warps=4, stages=3) if rows <= 32 else Tile(16, 2 * GROUP, warps=2, stages=2)
 
 
 def padded(count: int, least: int) -> int:
