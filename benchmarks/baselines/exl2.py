@@ -156,9 +156,11 @@ def write_checkpoint(folder: Path, sizes: dict[str, Any]) -> None:
     model = original.build(sizes, torch.device("cuda"), torch.float16)
     model.config.save_pretrained(folder)
     save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, folder / "model.safetensors")
-    # exllamav2 looks for the rotary setting where older versions of transformers wrote it.
+    # exllamav2 looks for the rotary setting where older versions of transformers wrote it, and for the class's name,
+    # which the newest leave out.
     path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"rope_theta": sizes["rope_theta"]}))
+    more = {"rope_theta": sizes["rope_theta"], "architectures": ["LlamaForCausalLM"]}
+    path.write_text(json.dumps(json.loads(path.read_text()) | more))
     del model
     torch.cuda.empty_cache()
 
