@@ -155,22 +155,19 @@ def candidates(case: Case) -> list[Any]:
     outs, inner, gated = case.shape
     wide = 2 if gated else 1
     if case.kind == "plain":
-        sizes = itertools.product((16, 32, 64, 128), (128, 256, 512), (4, 8), (3, 4, 5))
-        rows, value = tiles.padded(case.rows, 16), BF16.itemsize
-    elif case.kind == FOUR_BIT:
-        sizes = itertools.product((16, 32, 64), (2 * GROUP, 4 * GROUP, 8 * GROUP), (2, 4, 8), (2, 3, 4))
-        rows, value = 2 * tiles.padded(case.rows, 8), 1
-        inner = 8 * GROUP  # the kernel sees to what is left over
+        sizes = itertools.product((16, 32, 64, 128), (128, 256, 512), (4, 8), (3, 4, 5, 7))
+        rows, bits = tiles.padded(case.rows, tiles.LEAST_ROWS[16]), 16
     else:
-        sizes = itertools.product((16, 32, 64, 128), (128, 256, 512), (4, 8), (3, 4, 6))
-        rows, value = 2 * tiles.padded(case.rows, 8), 1
+        sizes = itertools.product((16, 32, 64), (2 * GROUP, 4 * GROUP, 8 * GROUP), (2, 4, 8), (2, 3, 4))
+        rows, bits = tiles.padded(case.rows, tiles.LEAST_ROWS[8]), 4 if case.kind == FOUR_BIT else 8
+        inner = 8 * GROUP  # the kernel sees to what is left over
     return [
         tiles.Tile(out, depth, warps, stages)
         for out, depth, warps, stages in sizes
         if outs % out == 0 == inner % depth
         and outs // out >= LEAST_PROGRAMS
-        and out * depth * value <= MOST_BYTES
-        and (out * wide + rows) * depth * value * stages <= SHARED_BYTES
+        and out * depth * bits // 8 <= MOST_BYTES
+        and (out * wide * bits // 8 + rows * BF16.itemsize) * depth * stages <= SHARED_BYTES
     ]
 
 

@@ -1,4 +1,4 @@
-"""A step of a few rows by Triton kernels: seven launches a layer, nine with quantized weights.
+"""A step of a few rows by Triton kernels: five launches a layer.
 
 It computes what `Llama.forward` does.
 """
