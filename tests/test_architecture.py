@@ -28,6 +28,7 @@ LEVELS = [
         "copies",
         "model_card",
         "weights",
+        "inventory",
         "speeds",
         "timings",
         "stopwatch",

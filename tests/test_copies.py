@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.command_line import done, refused
-from yue_cli import budget, copies
+from yue_cli import budget, copies, inventory
 from yue_cli.errors import CheckpointError
 from yue_cli.hub import Hub, sha256
 from yue_cli.models import CATALOGUE
@@ -82,8 +82,8 @@ def test_an_absent_copy_names_the_command_that_makes_it(library: Library) -> Non
         lambda: library.locate("en-cot@native-4bit", "stage1"),
         lambda: library.fetch([("en-cot@native-4bit", "stage1")]),
         lambda: library.pull(["en-cot@native-4bit"]),
-        lambda: library.remove("en-cot@native-4bit"),
-        lambda: library.verify("en-cot@native-4bit"),
+        lambda: inventory.remove(library, "en-cot@native-4bit"),
+        lambda: inventory.verify(library, "en-cot@native-4bit"),
     ):
         with pytest.raises(CheckpointError) as error:
             attempt()
@@ -105,15 +105,15 @@ def test_copies_are_listed_verified_and_deleted(library: Library) -> None:
         ("en-cot@native-4bit", "stage1", EN_COT.revision),
         ("owner/own@native-8bit", "stage2", "d" * 40),
     ]
-    assert library.verify("en-cot@native-4bit") == [(folder / "model.safetensors", "right")]
+    assert inventory.verify(library, "en-cot@native-4bit") == [(folder / "model.safetensors", "right")]
     (folder / "model.safetensors").write_text("bent")
     with pytest.raises(CheckpointError) as error:
-        library.verify("en-cot@native-4bit")
+        inventory.verify(library, "en-cot@native-4bit")
     assert str(error.value) == (
         f"{folder}/model.safetensors: not as it was written; `yue models rm en-cot@native-4bit`, then "
         "`yue quantize en-cot --format native-4bit` makes it anew."
     )
-    assert library.remove("en-cot@native-4bit") > 0
+    assert inventory.remove(library, "en-cot@native-4bit") > 0
     assert not folder.exists()
 
 

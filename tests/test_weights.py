@@ -11,7 +11,7 @@ import torch
 from tests import small_codec
 from tests.hub_stand_in import Repository, serve
 from xcodec_mini_infer import checkpoint, convert
-from yue_cli import weights
+from yue_cli import inventory, weights
 from yue_cli.errors import CheckpointError, DownloadError, Interrupted, StorageError
 from yue_cli.events import Note, Progress
 from yue_cli.hub import Hub
@@ -256,7 +256,7 @@ def test_shards_that_are_not_all_here_are_no_model(library):
     (folder,) = library.pull(["en-cot"])
     (folder.path / "model-00002-of-00003.safetensors").unlink()
     assert library.find("en-cot", "stage1") is None
-    assert library.state(CATALOGUE["en-cot"]).word == "partly here"
+    assert inventory.state(library, CATALOGUE["en-cot"]).word == "partly here"
     library.fetch([("en-cot", "stage1")])
     assert library.find("en-cot", "stage1") is not None
 
@@ -335,28 +335,28 @@ def test_an_unknown_name_is_not_pulled(library):
 
 def test_files_are_verified_against_the_hub_s_hashes(library):
     (folder,) = library.pull(["en-cot"])
-    results = {path.name: state for path, state in library.verify("en-cot")}
+    results = {path.name: state for path, state in inventory.verify(library, "en-cot")}
     assert results["model-00001-of-00003.safetensors"] == "right"
     assert results["config.json"] == "unknown"
     size = (folder.path / "model-00003-of-00003.safetensors").stat().st_size
     assert library.events[-1] == Progress("check", "model-00003-of-00003.safetensors", size, size, "bytes")
     shard = (folder.path / "model-00001-of-00003.safetensors").resolve()
     shard.write_bytes(shard.read_bytes()[:-1] + b"?")
-    text = refusal(lambda: library.verify("en-cot"))
+    text = refusal(lambda: inventory.verify(library, "en-cot"))
     assert text == (
         f"{folder.path / 'model-00001-of-00003.safetensors'}: wrong hash, expected SHA-256 {shard.name[:12]}…; `yue "
         "models rm en-cot`, then `yue models pull en-cot` fetches it again."
     )
-    assert refusal(lambda: library.verify("zh-cot")) == "zh-cot is not in the hub's cache on this machine."
+    assert refusal(lambda: inventory.verify(library, "zh-cot")) == "zh-cot is not in the hub's cache on this machine."
 
 
 def test_a_removed_model_is_gone(library, tmp_path):
     library.pull(["codec"])
-    assert library.remove("codec") > 1000
+    assert inventory.remove(library, "codec") > 1000
     assert library.find("codec", "codec") is None
-    assert library.state(CATALOGUE["codec"]) == weights.State("absent", 0, None, None)
-    assert refusal(lambda: library.remove("codec")) == "codec is not on this machine."
-    text = refusal(lambda: library.remove("/some/folder"))
+    assert inventory.state(library, CATALOGUE["codec"]) == inventory.State("absent", 0, None, None)
+    assert refusal(lambda: inventory.remove(library, "codec")) == "codec is not on this machine."
+    text = refusal(lambda: inventory.remove(library, "/some/folder"))
     assert text == "/some/folder: only models of the hub are removed; expected a short name or OWNER/NAME."
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from yue_cli import copies, hub, models, presets, prompt, seats
+from yue_cli import copies, hub, inventory, models, presets, prompt, seats
 from yue_cli.artifacts import TRACKS, read_array
 from yue_cli.engines import AUTO, ModelFacts
 from yue_cli.errors import ArtifactError, EngineError, LyricsError, OutOfMemory
@@ -288,7 +288,7 @@ def _weigh_codec(bench: Workbench, stage: str, frames: int) -> Need:
     known = models.find_source(name)
     is_here = name in bench.library.makers or expanded(name).exists()
     if not is_here and isinstance(known, models.Model):
-        is_here = bench.library.state(known).word == "here"
+        is_here = inventory.state(bench.library, known).word == "here"
     if stage == "reference":
         return Need(stage, name, is_here, _ENCODE_WEIGHTS, 0, _ENCODE_WORK)
     work = _DECODE_WORK + round(frames / FRAME_RATE * _DECODE_WORK_A_SECOND)

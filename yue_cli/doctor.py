@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from yue_cli import audio_files, engines, hub, machine, models
+from yue_cli import audio_files, engines, hub, inventory, machine, models
 from yue_cli.machine import Gpu
 from yue_cli.weights import Library
 
@@ -86,7 +86,7 @@ def gather(library: Library, visible_devices: str | None) -> Facts:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    states = {name: library.state(model).word for name, model in models.CATALOGUE.items()}
+    states = {name: inventory.state(library, model).word for name, model in models.CATALOGUE.items()}
     absent = [name for name in models.DEFAULTS.values() if states[name] != "here"]
     places = {"home": library.home, "hub cache": library.hub.cache}
     return Facts(

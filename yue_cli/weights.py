@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -40,16 +39,6 @@ class ModelFolder:
     path: Path
     revision: str | None = None
     format: str | None = None  # of a quantized one
-
-
-@dataclass(frozen=True)
-class State:
-    """What this machine holds of a model of the hub."""
-
-    word: str  # here, partly here, absent
-    bytes: int
-    path: Path | None
-    commit: str | None
 
 
 class Library:
@@ -110,7 +99,7 @@ class Library:
             copy = self.copy(name)
             return None if copy is None else ModelFolder(name, copy.path, copy.revision, copy.format)
         source = self._source(name or DEFAULTS[part], part)
-        return self._converted(source) if part == "codec" else self._cached(source, part)
+        return self._converted(source) if part == "codec" else self.cached(source, part)
 
     def fetch(self, wanted: Iterable[tuple[str | None, str]]) -> None:
         """Bring those models here that are not, sizes said before. Pairs of name and part, as for `locate`.
@@ -129,7 +118,7 @@ class Library:
             return
         if self.hub.offline:
             raise self._absent(list(sources.values()))
-        with self._locked():
+        with self.locked():
             self._fetch([(self.hub.look(source), part) for (_, part), source in sources.items()])
 
     def pull(self, names: Sequence[str]) -> list[ModelFolder]:
@@ -142,7 +131,7 @@ class Library:
             if source is None:
                 raise CheckpointError(f"{name}: expected one of {', '.join(models.CATALOGUE)}, or a hub id OWNER/NAME.")
             sources.append(source)
-        with self._locked():
+        with self.locked():
             offers = [self.hub.look(source) for source in sources]
             parts = [models.guess_part(file.path for file in offer.files) for offer in offers]
             self._fetch(list(zip(offers, parts, strict=True)))
@@ -162,75 +151,6 @@ class Library:
         """List the quantized copies on this machine."""
         return copies.every(self.home)
 
-    def remove(self, name: str) -> int:
-        """Delete a model of the hub, or a copy of one. Returns the bytes that became free. Raises CheckpointError."""
-        if copies.split_name(name):
-            copy = self.copy(name)
-            if copy is None:
-                raise copies.absent(name)
-            with self._locked(), storage_errors(copy.path):
-                shutil.rmtree(copy.path)
-            return copy.bytes
-        source = models.find_source(name)
-        if source is None:
-            raise CheckpointError(f"{name}: only models of the hub are removed; expected a short name or OWNER/NAME.")
-        freed = 0
-        with self._locked(), storage_errors(self.home):
-            folder = self._conversion(source)
-            if folder is not None and folder.is_dir():
-                freed += folder_bytes(folder)
-                shutil.rmtree(folder)
-            freed += self.hub.remove(source)
-        if not freed:
-            raise CheckpointError(f"{name} is not on this machine.")
-        return freed
-
-    def state(self, model: Model) -> State:
-        """Tell what is here of a model with a short name. Nothing is fetched or converted."""
-        found = self.hub.snapshot(model)
-        if model.part == "codec":
-            folder = self._conversion(model)
-            path = folder if folder is not None and folder.is_dir() else None
-        else:
-            cached = self._cached(model, model.part)
-            path = cached.path if cached else None
-        held = self.hub.bytes_here(model) + (folder_bytes(path) if path and model.part == "codec" else 0)
-        word = "here" if path else "partly here" if held else "absent"
-        return State(word, held, path, found[1] if found else None)
-
-    def verify(self, name: str) -> list[tuple[Path, str]]:
-        """Read every file of a model again and compare its SHA-256 with that of the hub.
-
-        Returns each file with `right`, or `unknown` where no hash is known. Raises CheckpointError for a wrong one.
-        """
-        if copies.split_name(name):
-            copy = self.copy(name)
-            if copy is None:
-                raise copies.absent(name)
-            root = copy.path
-            return [
-                (path, "right") for path in copies.verify(copy, lambda file, done: self._tell_check(root / file, done))
-            ]
-        source = models.find_source(name)
-        found = self.hub.snapshot(source) if source else None
-        if source is None or found is None:
-            raise CheckpointError(f"{name} is not in the hub's cache on this machine.")
-        folder = found[0]
-        files = models.needed_files(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-        results = []
-        for file in files:
-            path = folder / file
-            expected = source.digests.get(file) or known_sha256(path)
-            if is_stub(path):
-                raise _stub(path, source)
-            if expected is not None and sha256(path, partial(self._tell_check, path)) != expected:
-                raise CheckpointError(
-                    f"{path}: wrong hash, expected SHA-256 {expected[:12]}…; `yue models rm {name}`, then "
-                    f"`{source.command}` fetches it again."
-                )
-            results.append((path, "unknown" if expected is None else "right"))
-        return results
-
     # A folder of the user's own
 
     def _own(self, folder: Path, part: str) -> Path:
@@ -239,7 +159,7 @@ class Library:
             raise CheckpointError(f"{_FLAGS[part]}: {folder} is a file; expected a folder with {_CONTENTS[part]}.")
         for path in sorted(folder.glob("*.safetensors")) + [folder / "tokenizer.model"]:
             if path.is_file() and is_stub(path):
-                raise _stub(path, models.find_source(DEFAULTS[part]))
+                raise stub_error(path, models.find_source(DEFAULTS[part]))
         sources = {kind: folder / file for kind, file in CODEC_FILES.items()}
         if part != "codec" or (folder / "config.json").exists() or not all(map(Path.exists, sources.values())):
             return folder
@@ -261,7 +181,8 @@ class Library:
             raise CheckpointError(f"{_FLAGS[part]}: {name} is a {PARTS[source.part]}; expected a {PARTS[part]}.")
         return source
 
-    def _cached(self, source: Source, part: str) -> ModelFolder | None:
+    def cached(self, source: Source, part: str) -> ModelFolder | None:
+        """Find a language model in the hub's cache; None where something of it is missing."""
         found = self.hub.snapshot(source)
         if found is None:
             return None
@@ -279,7 +200,7 @@ class Library:
             return None
         return None if models.missing_files(there, part) else ModelFolder(source.name, folder, commit)
 
-    def _conversion(self, source: Source) -> Path | None:
+    def conversion(self, source: Source) -> Path | None:
         """Name the folder in which a codec of the hub lies converted; None where its commit is not known yet."""
         found = self.hub.snapshot(source)
         commit = found[1] if found else source.revision
@@ -288,7 +209,7 @@ class Library:
         return self.home / "codec" / f"{source.repository.replace('/', '--')}-{commit[:12]}"
 
     def _converted(self, source: Source) -> ModelFolder | None:
-        folder, found = self._conversion(source), self.hub.snapshot(source)
+        folder, found = self.conversion(source), self.hub.snapshot(source)
         if folder is None:
             return None
         commit = found[1] if found else source.revision
@@ -343,7 +264,7 @@ class Library:
         from xcodec_mini_infer import CodecError, convert  # loads torch
 
         def digest(path: Path) -> str:
-            found = known_sha256(path) or sha256(path, partial(self._tell_check, path))
+            found = known_sha256(path) or sha256(path, partial(self.tell_check, path))
             expected = {file: hash for file, hash in source.digests.items() if path.match(file)} if source else {}
             for file, wanted in expected.items():
                 if found != wanted:
@@ -351,7 +272,7 @@ class Library:
             return found
 
         try:
-            with self._locked(), storage_errors(folder):
+            with self.locked(), storage_errors(folder):
                 if folder.is_dir():  # another process was faster
                     return folder
                 self.emit(Note("codec", f"converting {sources['codec'].name}, once"))
@@ -359,10 +280,11 @@ class Library:
                 convert.convert(*files, folder, digest=digest, heard=self._tell_conversion)
         except CodecError as error:
             stub = next((path for path in sources.values() if is_stub(path)), None)
-            raise (_stub(stub, models.find_source("codec")) if stub else CheckpointError(str(error))) from error
+            raise (stub_error(stub, models.find_source("codec")) if stub else CheckpointError(str(error))) from error
         return folder
 
-    def _tell_check(self, path: Path, done: int) -> None:
+    def tell_check(self, path: Path, done: int) -> None:
+        """Tell how many bytes of a file were read."""
         self.emit(Progress("check", path.name, done, path.stat().st_size, "bytes"))
 
     def _tell_conversion(self, done: int, total: int) -> None:
@@ -379,7 +301,7 @@ class Library:
         )
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
         """Let one process at a time fetch and convert."""
         with storage_errors(self.home):
             self.home.mkdir(parents=True, exist_ok=True)
@@ -396,11 +318,6 @@ class Library:
             self._lock.release()
 
 
-def folder_bytes(folder: Path) -> int:
-    """Add up the files below a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
 def _folder(name: str, part: str) -> Path | None:
     """Read a name as a folder of the user's own, if there is one."""
     root = expanded(name)
@@ -408,7 +325,8 @@ def _folder(name: str, part: str) -> Path | None:
     return path if path.exists() else None
 
 
-def _stub(path: Path, source: Source | None) -> CheckpointError:
+def stub_error(path: Path, source: Source | None) -> CheckpointError:
+    """Say that a file is what git-lfs left in a model's place."""
     remedy = f"`{source.command}` fetches it without git-lfs" if source else "fetch the file itself"
     return CheckpointError(f"{path}: a git-lfs stub of {path.stat().st_size} bytes, not the model. {remedy}.")
 

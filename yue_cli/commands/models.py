@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from yue_cli import copies, models
+from yue_cli import copies, inventory, models
 from yue_cli.commands import completion, console, options
 from yue_cli.commands.request import home
 from yue_cli.errors import CheckpointError
@@ -34,7 +34,7 @@ Names = Annotated[
 def list_(json: options.Json = False) -> None:
     """List the models that have short names, and which of them are on this machine."""
     library = _library()
-    states = {model: library.state(model) for model in models.CATALOGUE.values()}
+    states = {model: inventory.state(library, model) for model in models.CATALOGUE.values()}
     if json:
         rows = [
             {
@@ -110,7 +110,7 @@ def verify(
     if not names:
         raise CheckpointError("no model of the hub is on this machine; `yue models pull NAME` fetches one.")
     with told.watching():
-        results = {name: library.verify(name) for name in names}
+        results = {name: inventory.verify(library, name) for name in names}
     if json:
         rows = [
             {"name": name, "files": [{"path": str(path), "state": state} for path, state in files]}
@@ -144,7 +144,7 @@ def path(name: Name, json: options.Json = False) -> None:
 
 def rm(name: Name, json: options.Json = False) -> None:
     """Delete a model from this machine: its revision in the hub's cache, and what was converted from it."""
-    freed = _library().remove(name)
+    freed = inventory.remove(_library(), name)
     if json:
         console.answer_json({"name": name, "freed_bytes": freed})
     else:
