@@ -1,7 +1,8 @@
 """The Triton kernels against the eager path, piece by piece and as whole steps.
 
 On a GPU they run as they are. Without one, `TRITON_INTERPRET=1 pytest tests/test_kernels.py` runs them in Triton's
-interpreter, which computes wrongly in bfloat16; and without that variable they are compiled, as far as a GPU would.
+interpreter, which computes wrongly in bfloat16 and, in Triton 3.6, wants a numpy before 2.4; and without that variable
+they are compiled, as far as a GPU would.
 """
 
 from pathlib import Path

@@ -161,3 +161,20 @@ def test_half_precision_weights_are_read_as_they_are() -> None:
     weight = random_weight(8, 256).bfloat16()
     for kind in CLASSES.values():
         assert torch.equal(kind.quantize(weight).dequantize(), kind.quantize(weight.float()).dequantize())
+
+
+def test_scales_and_zeros_of_four_bits_lie_side_by_side() -> None:
+    """However the weight came about: a kernel reads both as one number."""
+    weight = Int4Weight.quantize(random_weight(6, 384))
+    copied = Int4Weight.empty(6, 384, torch.device("cpu"))
+    for name, tensor in copied.tensors().items():
+        tensor.copy_(weight.tensors()[name])
+    for found in (weight, copied, Int4Weight.join([weight[:2], weight[2:]])):
+        both = found.facts
+        assert both.shape == (3, 6)
+        torch.testing.assert_close((both << 16).view(torch.float32), weight.scales.float(), atol=0, rtol=0)
+        torch.testing.assert_close((both & -65536).view(torch.float32), weight.zeros.float(), atol=0, rtol=0)
+        assert torch.equal(found[1:4].facts, both[:, 1:4])
+    apart = Int4Weight(weight.values, weight.scales.clone(), weight.zeros.clone())
+    with pytest.raises(AssertionError, match="apart"):
+        apart.facts  # noqa: B018

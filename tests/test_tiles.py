@@ -1,0 +1,55 @@
+"""How kernels cut their work: what the table says must fit the matrix, whatever the rows."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from yue_cli.engines.native import tiles
+from yue_cli.engines.native.formats import GROUP
+from yue_cli.engines.native.quantized import Int4Weight, Int8Weight
+
+PUBLISHED = [(5120, 4096, False), (4096, 4096, False), (11008, 4096, True), (4096, 11008, False), (83968, 4096, False)]
+
+
+@given(
+    outs=st.integers(1, 200).map(lambda n: 16 * n),
+    inner=st.integers(1, 100).map(lambda n: 64 * n),
+    rows=st.integers(1, 80),
+    gated=st.booleans(),
+    is_hopper=st.booleans(),
+    kind=st.sampled_from([Tensor, Int8Weight, Int4Weight]),
+)
+def test_a_tile_fits_its_matrix(outs: int, inner: int, rows: int, gated: bool, is_hopper: bool, kind: type) -> None:
+    tile = tiles.find(kind, outs, inner, rows, gated, is_hopper)
+    if rows > tiles.MOST_ROWS or (kind is not Tensor and inner % GROUP):
+        assert tile is None
+    elif tile is not None:
+        assert outs % tile.out == 0
+        if kind is Tensor:
+            assert inner % tile.inner == 0
+        else:
+            groups = tile.inner // GROUP
+            assert groups * GROUP == tile.inner
+            assert groups & (groups - 1) == 0
+
+
+@pytest.mark.parametrize("rows", [2, 20, 64])
+@pytest.mark.parametrize("kind", [Int8Weight, Int4Weight, Tensor])
+@pytest.mark.parametrize(("outs", "inner", "gated"), PUBLISHED)
+def test_every_matrix_of_stage_1_has_one(outs: int, inner: int, gated: bool, kind: type, rows: int) -> None:
+    assert tiles.find(kind, outs, inner, rows, gated, True) is not None
+    assert tiles.find(kind, outs, inner, rows, gated, False) is not None
+
+
+def test_the_chunks_of_attention_do_not_depend_on_the_gpu() -> None:
+    for groups in (1, 2, 8):
+        cuts = [tiles.attention_cut(groups, is_hopper) for is_hopper in (False, True)]
+        assert len({(cut.chunks, cut.block) for cut in cuts}) == 1
+
+
+def test_what_is_fetched_ahead_is_whole_lines_of_a_row() -> None:
+    for row_bytes in (64, 128, 300, 512, 8192):
+        size = tiles.ahead(row_bytes)
+        assert size % 128 == 0
+        assert size <= max(row_bytes, 128)
