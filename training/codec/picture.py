@@ -1,4 +1,4 @@
-"""Draw spectrograms of songs and their copies, one pair a row."""
+"""Draw spectrograms of sounds that are compared, such as songs and their copies, one pair a row."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,12 +10,17 @@ WINDOW, HOP = 1024, 256
 SOFTEST_DB, LOUDEST_DB = -90.0, -20.0  # of full scale, as colours
 
 
-def draw(path: Path, rows: Sequence[tuple[str, np.ndarray, np.ndarray]], rate: int) -> None:
-    """Write a PNG; rows: a name, the original and its copy, float32 [N] each."""
+def draw(
+    path: Path,
+    rows: Sequence[tuple[str, np.ndarray, np.ndarray]],
+    rate: int,
+    columns: tuple[str, str] = ("original", "copy"),
+) -> None:
+    """Write a PNG; rows: a name and a wave for either column, float32 [N] each."""
     figure = Figure(figsize=(11, 2.6 * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), 2, sharex=True, sharey=True, squeeze=False)
-    for pair, (name, original, copy) in zip(axes, rows, strict=True):
-        for place, what, wave in ((pair[0], "original", original), (pair[1], "copy", copy)):
+    for pair, (name, *waves) in zip(axes, rows, strict=True):
+        for place, what, wave in zip(pair, columns, waves, strict=True):
             seconds = len(wave) / rate
             place.imshow(
                 _levels_db(wave),
