@@ -1,6 +1,7 @@
 """The sampler's kernels against the sampler in PyTorch's operations: `TRITON_INTERPRET=1`, or a GPU."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ pytest.importorskip("triton")
 
 from yue_cli.engines.native import kernels
 from yue_cli.sampling_kernels import KernelSampler
+from yue_cli.stages.stage1 import allowed_ids, make_sampler
 
 DEVICE = torch.device("cpu" if kernels.INTERPRETED else "cuda")
 VOCABULARY = Vocabulary()
@@ -60,3 +62,11 @@ def test_scores_that_are_the_same_on_the_edge_of_top_k_all_stay() -> None:
     logits[0, 10], logits[0, 20:23] = 2.0, 1.0
     sampler._noise[0, 0, 22] = 1.5
     assert int(sampler.pick(logits)) == ALLOWED[0].start + 22
+
+
+@pytest.mark.parametrize(("rules", "kind"), [("yue", KernelSampler), ("original", Sampler), ("exl2", Sampler)])
+def test_only_few_ids_are_chosen_from_by_kernels(rules: str, kind: type) -> None:
+    engine = SimpleNamespace(has_kernels=True, device=DEVICE)
+    allowed = allowed_ids(rules, VOCABULARY, 83_968)
+    sampler = make_sampler(engine, VOCABULARY, allowed, resolve(Settings()).stage1, guided=True)
+    assert type(sampler) is kind

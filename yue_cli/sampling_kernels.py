@@ -11,11 +11,12 @@ from torch import Tensor
 
 from yue_cli.sampling import NOISE_STEPS, Sampler
 
+MOST_IDS = 2048  # that may be picked: one program looks at all of them at once
 _PART = 2048  # logits whose exponentials one program adds up
 
 
 class KernelSampler(Sampler):
-    """A sampler for a GPU that Triton knows."""
+    """A sampler for a GPU that Triton knows, and for no more than MOST_IDS ids."""
 
     def pick(self, logits: Tensor) -> Tensor:
         settings, songs, (rows, columns) = self._settings, self._songs, logits.shape

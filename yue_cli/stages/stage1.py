@@ -130,12 +130,13 @@ def make_sampler(
     guided: bool,
     songs: int = 1,
 ) -> Sampler:
-    """Make the sampler that suits how an engine computes. allowed: ids that may be picked."""
+    """Make the sampler that suits how an engine computes, and how many ids may be picked."""
     kind = Sampler
     if engine.has_kernels:
-        from yue_cli.sampling_kernels import KernelSampler  # needs Triton
+        from yue_cli.sampling_kernels import MOST_IDS, KernelSampler  # needs Triton
 
-        kind = KernelSampler
+        # The rules of YuE and of YuE-exllamav2 allow nearly all ids.
+        kind = KernelSampler if sum(map(len, allowed)) <= MOST_IDS else Sampler
     return kind(vocabulary, allowed, settings, guided=guided, device=engine.device, songs=songs)
 
 

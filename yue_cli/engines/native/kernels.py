@@ -20,7 +20,7 @@ def normalize(
     CHAINED: tl.constexpr,
 ):
     """Normalize a row and scale it: RMSNorm."""
-    begin(CHAINED)
+    _begin(CHAINED)
     place = tl.program_id(0) * INS
     column = tl.arange(0, COLUMNS)
     is_column = column < INS
@@ -62,7 +62,7 @@ def product(
     The weights are the left operand: they fill the long side of the tensor cores' tiles, the few rows the short one.
     """
     out = tl.program_id(0) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
-    begin_product(weight, out, outs, INS // 2 if BITS == 4 else INS, AHEAD, GATED, CHAINED)
+    _begin_product(weight, out, outs, INS // 2 if BITS == 4 else INS, AHEAD, GATED, CHAINED)
     row = tl.arange(0, ROWS)
     is_row = row < rows
     place = row[None, :] * outs + out[:, None]
@@ -231,7 +231,7 @@ def _high_halves(pairs):
 
 
 @triton.jit
-def begin(CHAINED: tl.constexpr):
+def _begin(CHAINED: tl.constexpr):
     """CHAINED: let the next kernel begin, then wait until all that the one before wrote is there."""
     if CHAINED:
         tl.extra.cuda.gdc_launch_dependents()
@@ -239,7 +239,7 @@ def begin(CHAINED: tl.constexpr):
 
 
 @triton.jit
-def begin_product(
+def _begin_product(
     weight,
     out,  # [n]: rows of the weight that will be read
     outs,
@@ -253,14 +253,14 @@ def begin_product(
         tl.extra.cuda.gdc_launch_dependents()
         line = tl.arange(0, AHEAD // 128) * (1024 // weight.dtype.element_ty.primitive_bitwidth)
         lines = weight + out[:, None] * SIZE + line[None, :]
-        fetch(lines)
+        _fetch(lines)
         if GATED:
-            fetch(lines + outs * SIZE)
+            _fetch(lines + outs * SIZE)
         tl.extra.cuda.gdc_wait()
 
 
 @triton.jit
-def fetch(places):
+def _fetch(places):
     tl.inline_asm_elementwise(
         "prefetch.global.L2 [$1]; mov.b32 $0, 0;", "=r,l", [places.to(tl.int64)], tl.int32, is_pure=False, pack=1
     )
