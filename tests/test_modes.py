@@ -89,6 +89,7 @@ def test_a_gpu_with_triton_runs_the_kernels() -> None:
         ({"dtype": torch.float32}, "they compute in bfloat16 or float16, not float32"),
         ({"head_size": 80}, "they do not take heads of 80"),
         ({"key_value_heads": 1, "heads": 64}, "they do not take 64 heads to a key"),
+        ({"key_value_heads": 2, "heads": 6}, "they do not take 3 heads to a key"),
         ({"inner": 11000}, "they take multiples of 64 only, and intermediate_size is 11000"),
     ],
 )

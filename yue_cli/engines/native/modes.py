@@ -81,7 +81,7 @@ def misfit(config: LlamaConfig) -> str | None:
     groups = config.heads // config.key_value_heads
     if config.head_size not in (16, 32, 64, 128, 256):
         return f"they do not take heads of {config.head_size}"
-    if groups > 32:
+    if groups not in (1, 2, 4, 8, 16, 32):
         return f"they do not take {groups} heads to a key"
     for name, size in (("hidden_size", config.hidden), ("intermediate_size", config.inner)):
         if size % 64:
