@@ -13,7 +13,7 @@ from benchmarks.agreement import SHAPES
 from yue_cli.engines.native import attention, chain, fused, tiles
 from yue_cli.engines.native.cache import make
 from yue_cli.engines.native.model import Llama, Weights
-from yue_cli.engines.native.products import Norm, Residual, add_product, project_normed
+from yue_cli.engines.native.products import Norm, Residual, add_product, project_normed, read_dtype
 from yue_cli.engines.native.quantized import CLASSES
 from yue_cli.models import EIGHT_BIT, FOUR_BIT
 
@@ -68,6 +68,7 @@ class Product:
         is_plain = self.kind == "plain"
         matrices: list[Any] = weights if is_plain else [CLASSES[self.kind].quantize(weight) for weight in weights]
         x = torch.randn(self.rows, inner, device=CUDA, dtype=BF16)
+        read = x.to(read_dtype(matrices[0], BF16))
         norm = Norm(torch.ones(outs if self.adds else inner, device=CUDA, dtype=BF16), 1e-5)
         sum_ = torch.zeros(self.rows, outs, device=CUDA, dtype=BF16)
         squares = torch.full((64, self.rows), inner / 64, device=CUDA)
@@ -76,9 +77,9 @@ class Product:
             with patch.object(tiles, "find", tiles.find if tile is None else lambda *_: tile):
                 for matrix in matrices:
                     if self.adds:
-                        add_product(Residual(sum_), x, matrix, norm)
+                        add_product(Residual(sum_), read, matrix, norm)
                     else:
-                        project_normed(Residual(x, x, squares), norm, matrix, gated=gated)
+                        project_normed(Residual(x, read, squares), norm, matrix, gated=gated)
 
         return Prepared(
             launch,

@@ -23,7 +23,7 @@ triton = pytest.importorskip("triton")
 
 from yue_cli.engines.native import attention_kernels, chain, kernels, tiles  # noqa: E402
 from yue_cli.engines.native.formats import GROUP  # noqa: E402
-from yue_cli.engines.native.products import Norm, Residual, add_product, project_normed  # noqa: E402
+from yue_cli.engines.native.products import Norm, Residual, add_product, project_normed, read_dtype  # noqa: E402
 from yue_cli.engines.native.quantized import Int4Weight, Int8Weight  # noqa: E402
 
 DEVICE = torch.device("cpu" if kernels.INTERPRETED else "cuda")
@@ -110,14 +110,14 @@ def test_products_that_are_added_and_normalized_by_the_next(dtype: torch.dtype, 
 @pytest.mark.parametrize("shape", ["plain", "gated", "added"])
 @pytest.mark.parametrize("inner", [384, 1024])
 def test_products_with_quantized_weights(dtype: torch.dtype, kind: type, rows: int, shape: str, inner: int) -> None:
-    """Against the weights that the values stand for, in float32: the activations keep about 15 bits of each row."""
+    """Against the weights that the values stand for, in float32."""
     x, weight = draw(rows, inner, scale=3, dtype=dtype), kind.quantize(draw(128, inner, scale=inner**-0.5))
     norm = Norm(1 + draw(inner, scale=0.1, dtype=dtype), EPSILON)
     outs = 64 if shape == "gated" else 128
     assert tiles.find(kind, outs, inner, rows, shape == "gated", HOPPER) is not None
     close = max(CLOSE[dtype], 5e-4)
     if shape == "added":
-        before = draw(rows, 128, dtype=dtype)
+        before, x = draw(rows, 128, dtype=dtype), x.to(read_dtype(weight, dtype))
         expected = before.float() + x.float() @ weight.dequantize().T
         add_product(Residual(before), x, weight, norm)
         torch.testing.assert_close(before.float(), expected, atol=2 * close, rtol=0)
@@ -263,9 +263,10 @@ def test_products_compile(name: str, kind: type, rows: int, capability: int) -> 
         Int8Weight: (8, "*i8", "*fp32"),
         Int4Weight: (4, "*u8", "*i32"),
     }[kind]
-    types = {"x": "*bf16", "weight": values, "y": "*bf16", "epsilon": "fp32"}
+    read = "*bf16" if bits == 16 else "*fp16"
+    types = {"x": read, "weight": values, "y": read if gated else "*bf16", "epsilon": "fp32"}
     types |= dict.fromkeys(("rows", "outs", "facts_stride"), "i32") | ({"facts": facts} if facts else {})
-    types |= {"norm": "*bf16", "scaled": "*bf16", "new_squares": "*fp32"} if added else {}
+    types |= {"norm": "*bf16", "scaled": read, "new_squares": "*fp32"} if added else {}
     types |= {"squares": "*fp32"} if normalized else {}
     constants = {
         "INS": inner,

@@ -6,7 +6,7 @@ Sums are always taken in the same order, so that equal ids give equal bits: each
 import triton
 import triton.language as tl
 
-from yue_cli.engines.native.kernels import ASSEMBLY
+from yue_cli.engines.native.kernels import ASSEMBLY, narrow
 
 
 @triton.jit
@@ -107,7 +107,7 @@ def attend(
             y + ((row * COUNT + query % COUNT) * SHARED * GROUPS + shared * GROUPS + query // COUNT)[:, None] * SIZE
         )
         if known <= size:
-            whole = (total / weights[:, None]).to(y.dtype.element_ty)
+            whole = narrow(total / weights[:, None], y.dtype.element_ty)
             tl.store(answer + feature[None, :], whole, mask=is_query[:, None])
         else:
             part = (head * CHUNKS + chunk) * GROUPS * COUNT + query
@@ -228,7 +228,7 @@ def _join(
     total = tl.sum(values * share[:, :, None], 0)
     weights = tl.sum(found * share, 0)
     place = ((row * COUNT + query % COUNT) * SHARED + shared) * GROUPS + query // COUNT
-    whole = (total / weights[:, None]).to(y.dtype.element_ty)
+    whole = narrow(total / weights[:, None], y.dtype.element_ty)
     tl.store(y + place[:, None] * SIZE + feature[None, :], whole)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from yue_cli.engines.native import attention_kernels, chain, tiles
 from yue_cli.engines.native.cache import Cache, EightBitCache
 from yue_cli.engines.native.model import Llama
-from yue_cli.engines.native.products import Norm, Residual, add_product, project_normed
+from yue_cli.engines.native.products import Norm, Residual, add_product, project_normed, read_dtype
 from yue_cli.engines.native.quantized import Matrix
 
 
@@ -35,20 +35,27 @@ class FusedStep:
         count = ids.shape[1]
         layers = model.weights.layers
         residual = Residual(F.embedding(ids.view(-1), model.weights.embedding))  # [R n, hidden]
-        outer = [self._norm(layer.attention_norm) for layer in layers] + [self._norm(model.weights.norm)]
+        outer = [self._norm(layer.attention_norm, layer.qkv) for layer in layers]
+        outer.append(self._norm(model.weights.norm, head))
         for norm, following, layer, cache in zip(outer, outer[1:], layers, model.caches, strict=False):
             qkv = project_normed(residual, norm, layer.qkv)
-            inner_norm = self._norm(layer.inner_norm)
-            add_product(residual, self._attend(qkv, cache, filled, count), layer.output, inner_norm)
-            inner = project_normed(residual, inner_norm, layer.gate_up, gated=True)
+            inner_norm = self._norm(layer.inner_norm, layer.gate_up)
+            attended = self._attend(qkv, cache, filled, count, read_dtype(layer.output, qkv.dtype))
+            add_product(residual, attended, layer.output, inner_norm)
+            dtype = read_dtype(layer.down, residual.x.dtype)
+            inner = project_normed(residual, inner_norm, layer.gate_up, gated=True, dtype=dtype)
             add_product(residual, inner, layer.down, following)
         return project_normed(residual.last(count), outer[-1], head, dtype=torch.float32)
 
-    def _norm(self, weight: Tensor) -> Norm:
-        return Norm(weight, self._model.config.norm_epsilon)
+    def _norm(self, weight: Tensor, reader: Matrix) -> Norm:
+        """Describe a norm. reader: the weight of the product after it."""
+        return Norm(weight, self._model.config.norm_epsilon, read_dtype(reader, weight.dtype))
 
-    def _attend(self, qkv: Tensor, cache: Cache, filled: Tensor, count: int) -> Tensor:
-        """Write keys and values of the new ids, and let their queries look at all. qkv: [R n, …]."""
+    def _attend(self, qkv: Tensor, cache: Cache, filled: Tensor, count: int, dtype: torch.dtype) -> Tensor:
+        """Write keys and values of the new ids, and let their queries look at all.
+
+        qkv: [R n, …]. dtype: of the answer, [R n, heads * size].
+        """
         config, model = self._model.config, self._model
         heads, shared, size = config.heads, config.key_value_heads, config.head_size
         tokens, rows, groups = len(qkv), len(qkv) // count, heads // shared
@@ -56,7 +63,7 @@ class FusedStep:
         cut = self.cut
         sums = torch.empty(rows, shared, cut.chunks, groups * count, size, dtype=torch.float32, device=qkv.device)
         peaks = torch.empty(rows, shared, cut.chunks, groups * count, 2, dtype=torch.float32, device=qkv.device)
-        attended = torch.empty(tokens, heads * size, dtype=qkv.dtype, device=qkv.device)
+        attended = torch.empty(tokens, heads * size, dtype=dtype, device=qkv.device)
         attention_kernels.attend[cut.chunks, shared, rows](
             qkv,
             model.cosine,

@@ -27,7 +27,15 @@ def normalize(
     values = tl.load(x + place + column, mask=is_column, other=0.0).to(tl.float32)
     values *= 1 / tl.sqrt(tl.sum(values * values, 0) / INS + epsilon)
     scale = tl.load(norm + column, mask=is_column, other=0.0).to(tl.float32)
-    tl.store(y + place + column, (values * scale).to(y.dtype.element_ty), mask=is_column)
+    tl.store(y + place + column, narrow(values * scale, y.dtype.element_ty), mask=is_column)
+
+
+@triton.jit
+def narrow(values, KIND: tl.constexpr):
+    """Round float32 to KIND; what float16 cannot hold becomes the largest that it can."""
+    if tl.float16 == KIND:
+        values = tl.minimum(tl.maximum(values, -65504.0), 65504.0)
+    return values.to(KIND)
 
 
 @triton.jit
@@ -62,7 +70,7 @@ def product(
     The weights are the left operand: they fill the long side of the tensor cores' tiles, the few rows the short one.
     """
     out = tl.program_id(0) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
-    _begin_product(weight, out, outs, INS // 2 if BITS == 4 else INS, AHEAD, GATED, CHAINED)
+    _begin_product(weight, outs, BLOCK_OUT, INS // 2 if BITS == 4 else INS, AHEAD, GATED, CHAINED)
     row = tl.arange(0, ROWS)
     is_row = row < rows
     place = row[None, :] * outs + out[:, None]
@@ -89,12 +97,12 @@ def product(
         total = total / (1 + tl.exp(-total)) * other
     if ADD:
         total += before.to(tl.float32)
-    answer = total.to(y.dtype.element_ty)
+    answer = narrow(total, y.dtype.element_ty)
     tl.store(y + place, answer, mask=is_row[None, :])
     if PREPARED:
         wide = answer.to(tl.float32)
         next_input = wide * scale.to(tl.float32)[:, None]
-        tl.store(scaled + place, next_input.to(scaled.dtype.element_ty), mask=is_row[None, :])
+        tl.store(scaled + place, narrow(next_input, scaled.dtype.element_ty), mask=is_row[None, :])
         tl.store(new_squares + tl.program_id(0) * rows + row, tl.sum(wide * wide, 0), mask=is_row)
 
 
@@ -150,13 +158,17 @@ def _groups(
     WIDE: tl.constexpr = 2 * BLOCK_OUT if GATED else BLOCK_OUT
     KIND: tl.constexpr = x.dtype.element_ty
     BYTES: tl.constexpr = GROUP * BITS // 8  # of a group of a line
-    step, place, row = tl.arange(0, BLOCK_IN // GROUP), tl.arange(0, BYTES), tl.arange(0, ROWS)
+    STEP: tl.constexpr = BLOCK_IN // GROUP
+    step, place, row = tl.arange(0, STEP), tl.arange(0, BYTES), tl.arange(0, ROWS)
     side = tl.arange(0, WIDE)
     line = tl.program_id(0) * BLOCK_OUT + side % BLOCK_OUT + tl.where(side < BLOCK_OUT, 0, outs)
     weights = weight + line[None, :, None] * (INS * BITS // 8) + place[None, None, :]
     inputs = x + row[None, None, :] * INS + place[None, :, None]
-    sums = tl.zeros((BLOCK_IN // GROUP, WIDE, ROWS), tl.float32)
-    for start in range(0, INS // GROUP, BLOCK_IN // GROUP):
+    sums = tl.zeros((STEP, WIDE, ROWS), tl.float32)
+    if BITS == 4:  # scales and zeros are asked for a step before they are needed
+        places = facts + step[:, None, None] * facts_stride + line[None, :, None]
+        both = tl.load(places, mask=(step < INS // GROUP)[:, None, None], other=0)
+    for start in range(0, INS // GROUP, STEP):
         group = start + step
         is_group = (group < INS // GROUP)[:, None, None]
         is_input = is_group & (row < rows)[None, None, :]
@@ -166,11 +178,17 @@ def _groups(
         if BITS == 8:
             sums = tl.dot(_whole_numbers(tile, KIND), first, sums, input_precision="ieee")
         else:
-            both = tl.load(facts + group * facts_stride + line[None, :, None], mask=is_group, other=0)
+            # The sum of (level * scale + zero) * x is scale * sum(level * x) + zero * sum(x).
+            is_next = group + STEP < INS // GROUP
+            following = tl.load(places + (start + STEP) * facts_stride, mask=is_next, other=0)
             second = tl.load(inputs + group * GROUP + BYTES, mask=is_input, other=0.0)
+            low, high = _levels(tile, KIND)
+            products = tl.dot(high, second, tl.dot(low, first, input_precision="ieee"), input_precision="ieee")
+            ones = _ones(tile, KIND)
+            plain = tl.dot(ones, second, tl.dot(ones, first, input_precision="ieee"), input_precision="ieee")
             scales, zeros = both << 16, both & -65536  # as a float32 would begin with them
-            sums = tl.dot(_numbers(tile, scales, zeros, 0, KIND), first, sums, input_precision="ieee")
-            sums = tl.dot(_numbers(tile, scales, zeros, 4, KIND), second, sums, input_precision="ieee")
+            sums += scales.to(tl.float32, bitcast=True) * products + zeros.to(tl.float32, bitcast=True) * plain
+            both = following
     total = tl.sum(sums, 0)
     if BITS == 8:
         total *= tl.load(facts + line)[:, None]
@@ -185,18 +203,15 @@ def _groups(
 @triton.jit
 def _whole_numbers(byte, KIND: tl.constexpr):
     """Turn int8 into KIND."""
-    if tl.bfloat16 == KIND and ASSEMBLY:
-        # Four at once. Seven bits behind the exponent of 128 are 128 + those; 128 is taken off, or 256 with the sign.
+    if tl.float16 == KIND and ASSEMBLY:
+        # Four at once: 128 more than the number, behind the exponent of 1024, is 1024 + 128 + the number.
         return tl.inline_asm_elementwise(
-            "{ .reg .b32 low, high, minus, off; mov.b32 minus, 0xbf80bf80;"
-            " prmt.b32 low, $2, 0, 0x4140; prmt.b32 high, $2, 0, 0x4342;"
-            " lop3.b32 off, low, 0x00800080, 0x43004300, 0xea; lop3.b32 low, low, 0x007f007f, 0x43004300, 0xea;"
-            " fma.rn.bf16x2 $0, off, minus, low;"
-            " lop3.b32 off, high, 0x00800080, 0x43004300, 0xea; lop3.b32 high, high, 0x007f007f, 0x43004300, 0xea;"
-            " fma.rn.bf16x2 $1, off, minus, high; }",
+            "{ .reg .b32 more, off; mov.b32 off, 0x64806480; xor.b32 more, $2, 0x80808080;"
+            " prmt.b32 $0, more, 0x64646464, 0x4140; prmt.b32 $1, more, 0x64646464, 0x4342;"
+            " sub.f16x2 $0, $0, off; sub.f16x2 $1, $1, off; }",
             "=&r,=&r,r",
             [byte],
-            tl.bfloat16,
+            tl.float16,
             is_pure=True,
             pack=4,
         )
@@ -204,30 +219,35 @@ def _whole_numbers(byte, KIND: tl.constexpr):
 
 
 @triton.jit
-def _numbers(pairs, scales, zeros, SHIFT: tl.constexpr, KIND: tl.constexpr):
-    """Turn four bits of each byte, from bit SHIFT on, into level * scale + zero, rounded to KIND."""
-    if tl.bfloat16 == KIND and ASSEMBLY:
-        # Four bytes at once. A level behind the exponent of 128 is 128 + level.
+def _levels(pairs, KIND: tl.constexpr):
+    """Turn the low and the high four bits of bytes into KIND."""
+    if tl.float16 == KIND and ASSEMBLY:
+        # Four bytes at once. A level behind the exponent of 1024 is 1024 + level; four bits up, 1024 + 16 * level.
         return tl.inline_asm_elementwise(
-            "{ .reg .b32 s, z, one, off, low, high; prmt.b32 s, $3, $3, 0x3232; prmt.b32 z, $7, $7, 0x3232;"
-            " mov.b32 one, 0x3f803f80; mov.b32 off, 0xc300c300;"
-            " prmt.b32 low, $2, 0, 0x4140; prmt.b32 high, $2, 0, 0x4342;"
-            " lop3.b32 low, low, 0x000f000f, 0x43004300, 0xea; lop3.b32 high, high, 0x000f000f, 0x43004300, 0xea;"
-            " fma.rn.bf16x2 low, low, one, off; fma.rn.bf16x2 high, high, one, off;"
-            " fma.rn.bf16x2 $0, low, s, z; fma.rn.bf16x2 $1, high, s, z; }",
-            "=&r,=&r,r,r,r,r,r,r,r,r,r",
-            [_high_halves(pairs) if SHIFT == 4 else pairs, scales, zeros],
-            tl.bfloat16,
+            "{ .reg .b32 first, second, minus, share, off;"
+            " prmt.b32 first, $4, 0, 0x4140; prmt.b32 second, $4, 0, 0x4342;"
+            " mov.b32 minus, 0xe400e400; mov.b32 share, 0x2c002c00; mov.b32 off, 0xd400d400;"
+            " lop3.b32 $0, first, 0x000f000f, 0x64006400, 0xea; lop3.b32 $1, second, 0x000f000f, 0x64006400, 0xea;"
+            " lop3.b32 $2, first, 0x00f000f0, 0x64006400, 0xea; lop3.b32 $3, second, 0x00f000f0, 0x64006400, 0xea;"
+            " add.f16x2 $0, $0, minus; add.f16x2 $1, $1, minus;"
+            " fma.rn.f16x2 $2, $2, share, off; fma.rn.f16x2 $3, $3, share, off; }",
+            "=&r,=&r,=&r,=&r,r",
+            [pairs],
+            (tl.float16, tl.float16),
             is_pure=True,
             pack=4,
         )
-    level = ((pairs >> SHIFT) & 15).to(tl.float32)
-    return (level * scales.to(tl.float32, bitcast=True) + zeros.to(tl.float32, bitcast=True)).to(KIND)
+    return (pairs & 15).to(KIND), (pairs >> 4).to(KIND)
 
 
 @triton.jit
-def _high_halves(pairs):
-    return tl.inline_asm_elementwise("shr.b32 $0, $1, 4;", "=r,r", [pairs], tl.uint8, is_pure=True, pack=4)
+def _ones(pairs, KIND: tl.constexpr):
+    """Make as many ones, which tensor cores take in the same order as levels."""
+    if tl.float16 == KIND and ASSEMBLY:
+        return tl.inline_asm_elementwise(
+            "mov.b32 $0, 0x3c003c00; mov.b32 $1, 0x3c003c00;", "=r,=r,r", [pairs], tl.float16, is_pure=True, pack=4
+        )
+    return tl.full(pairs.shape, 1.0, KIND)
 
 
 @triton.jit
@@ -241,8 +261,8 @@ def _begin(CHAINED: tl.constexpr):
 @triton.jit
 def _begin_product(
     weight,
-    out,  # [n]: rows of the weight that will be read
     outs,
+    BLOCK_OUT: tl.constexpr,
     SIZE: tl.constexpr,  # elements of a row
     AHEAD: tl.constexpr,  # bytes of it
     GATED: tl.constexpr,
@@ -251,18 +271,26 @@ def _begin_product(
     """CHAINED: begin, but bring weights, which nobody writes, into the GPU's cache while the kernel before works."""
     if CHAINED:
         tl.extra.cuda.gdc_launch_dependents()
-        line = tl.arange(0, AHEAD // 128) * (1024 // weight.dtype.element_ty.primitive_bitwidth)
-        lines = weight + out[:, None] * SIZE + line[None, :]
-        _fetch(lines)
+        first = weight + tl.program_id(0).to(tl.int64) * BLOCK_OUT * SIZE
+        fetch_rows(first, BLOCK_OUT, SIZE, AHEAD)
         if GATED:
-            _fetch(lines + outs * SIZE)
+            fetch_rows(first + outs.to(tl.int64) * SIZE, BLOCK_OUT, SIZE, AHEAD)
         tl.extra.cuda.gdc_wait()
 
 
 @triton.jit
-def _fetch(places):
+def fetch_rows(first, count, SIZE: tl.constexpr, BYTES: tl.constexpr):
+    """Bring the first BYTES of each of some rows of SIZE elements into the GPU's cache; a thread for each row."""
+    pitch: tl.constexpr = SIZE * first.dtype.element_ty.primitive_bitwidth // 8
     tl.inline_asm_elementwise(
-        "prefetch.global.L2 [$1]; mov.b32 $0, 0;", "=r,l", [places.to(tl.int64)], tl.int32, is_pure=False, pack=1
+        "{ .reg .pred is_row; .reg .b32 thread; .reg .b64 place; mov.u32 thread, %tid.x;"
+        " setp.lt.u32 is_row, thread, $2; mad.wide.u32 place, thread, $3, $1;"
+        " @is_row cp.async.bulk.prefetch.L2.global [place], $4; mov.b32 $0, 0; }",
+        "=r,l,r,r,r",
+        [first.to(tl.int64), count, pitch, BYTES],
+        tl.int32,
+        is_pure=False,
+        pack=1,
     )
 
 

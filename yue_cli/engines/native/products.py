@@ -21,6 +21,7 @@ class Norm:
 
     weight: Tensor
     epsilon: float
+    dtype: torch.dtype | None = None  # of what the product after it reads, if not that of what is normalized
 
 
 @dataclass
@@ -28,7 +29,7 @@ class Residual:
     """What layers add to, and, where the last product has left it, what the norm that follows needs."""
 
     x: Tensor  # [tokens, width]
-    scaled: Tensor | None = None  # x times the weights of that norm
+    scaled: Tensor | None = None  # x times the weights of that norm, as the product after it reads it
     squares: Tensor | None = None  # float32 [parts, tokens]: they add up to the sum of x's squares
 
     def last(self, count: int) -> "Residual":
@@ -39,6 +40,15 @@ class Residual:
         if self.scaled is not None and self.squares is not None:
             scaled, squares = self.scaled[count - 1 :: count], self.squares[:, count - 1 :: count].contiguous()
         return Residual(x.contiguous(), None if scaled is None else scaled.contiguous(), squares)
+
+
+def read_dtype(weight: Matrix, dtype: torch.dtype) -> torch.dtype:
+    """Tell as what a product reads numbers of a dtype: those with quantized weights take float16 for bfloat16.
+
+    Weights of few bits become float16 by fewer operations, and are exact in it.
+    """
+    is_quantized = isinstance(weight, Int8Weight | Int4Weight)
+    return torch.float16 if is_quantized and dtype == torch.bfloat16 else dtype
 
 
 def project_normed(
@@ -58,7 +68,8 @@ def project_normed(
         return y.to(dtype or y.dtype)
     y = x.new_empty(len(x), len(weight) // 2 if gated else len(weight), dtype=dtype or x.dtype)
     if residual.scaled is None:
-        _multiply(normalize(x, norm), weight, y, tile, gated=gated)
+        normal = normalize(x, norm, read_dtype(weight, x.dtype))
+        _multiply(normal, weight, y, tile, gated=gated)
     else:
         _multiply(residual.scaled, weight, y, tile, squares=residual.squares, epsilon=norm.epsilon, gated=gated)
     return y
@@ -69,20 +80,20 @@ def add_product(residual: Residual, x: Tensor, weight: Matrix, following: Norm) 
     tile, y = _tile(x, weight), residual.x
     residual.scaled = residual.squares = None
     if tile is not None:
-        if x.dtype != torch.float16:  # which may be too narrow for what is not normalized
-            residual.scaled = torch.empty_like(y)
+        if y.dtype != torch.float16:  # which may be too narrow for what is not normalized
+            residual.scaled = torch.empty_like(y, dtype=following.dtype)
             residual.squares = y.new_empty(y.shape[1] // tile.out, len(y), dtype=torch.float32)
         _multiply(x, weight, y, tile, prepared=residual, following=following)
     elif isinstance(weight, Tensor):
         y.addmm_(x, weight.T)
     else:
-        y.add_(linear(x, weight))
+        y.add_(linear(x.to(y.dtype), weight))
 
 
-def normalize(x: Tensor, norm: Norm) -> Tensor:
+def normalize(x: Tensor, norm: Norm, dtype: torch.dtype) -> Tensor:
     """Normalize the rows of x [tokens, in] and scale them."""
     tokens, inner = x.shape
-    y = torch.empty_like(x)
+    y = torch.empty_like(x, dtype=dtype)
     kernels.normalize[tokens,](
         x,
         norm.weight,

@@ -62,7 +62,7 @@ def find(kind: type, outs: int, inner: int, rows: int, gated: bool, is_hopper: b
     if rows > MOST_ROWS:
         return None
     if kind in (Int8Weight, Int4Weight):
-        return quantized_tile(outs, inner, rows)
+        return quantized_tile(kind, outs, inner, rows)
     return product_tile(outs, inner, rows, gated, is_hopper) if issubclass(kind, Tensor) else None
 
 
@@ -86,13 +86,17 @@ def product_tile(outs: int, inner: int, rows: int, gated: bool, is_hopper: bool)
     return _fitted(tile, outs, inner)
 
 
-def quantized_tile(outs: int, inner: int, rows: int) -> Tile | None:
+def quantized_tile(kind: type, outs: int, inner: int, rows: int) -> Tile | None:
     """Choose the tile of a product with fewer bits: some groups of columns at once; they need not divide all."""
     if inner % GROUP or outs % 16:
         return None
-    if rows <= 8:
-        return Tile(16, 8 * GROUP, warps=4, stages=3)
-    return Tile(16, 4 * GROUP, warps=4, stages=3) if rows <= 32 else Tile(16, 2 * GROUP, warps=2, stages=2)
+    if rows > 8:
+        return Tile(16, 4 * GROUP, warps=4, stages=3) if rows <= 32 else Tile(16, 2 * GROUP, warps=2, stages=2)
+    if inner <= outs and kind is Int8Weight:
+        return Tile(16, 4 * GROUP, warps=2, stages=4)
+    if inner <= outs <= 4096 and outs % 32 == 0:
+        return Tile(32, 8 * GROUP, warps=8, stages=3)
+    return Tile(16, 8 * GROUP, warps=4, stages=3)
 
 
 def padded(count: int, least: int) -> int:
