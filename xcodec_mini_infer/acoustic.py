@@ -15,7 +15,7 @@ _KERNEL = 7
 _LAST_KERNEL = 3  # of the encoder
 _DILATIONS = (1, 3, 9)  # of the residual units after each upsampling, before each downsampling
 # The first blocks of the decoder have many weights and short arrays: they run on whole chunks. The others have few
-# weights and long arrays: they run on pieces that stay in a CPU's cache.
+# weights and long arrays: on a CPU they run on pieces that stay in its cache.
 _WIDE_BLOCKS = 2
 _PIECE_FRAMES = 25
 _REACH = sum(dilation * (_KERNEL // 2) for dilation in _DILATIONS)  # samples they look to either side
@@ -104,7 +104,8 @@ class Decoder(nn.Module):
         x, left, right = trim(self.first(latents), left, right, self.margins[0])
         x, left, right = self._upsample(x, left, right, slice(0, _WIDE_BLOCKS))
         rate = prod(block.stride for block in self._upsampling_blocks()[:_WIDE_BLOCKS])  # samples a frame
-        size, end = _PIECE_FRAMES * rate, x.shape[-1] - right
+        end = x.shape[-1] - right
+        size = _PIECE_FRAMES * rate if x.device.type == "cpu" else max(end - left, 1)
         pieces = [
             self._finish(x, start, min(start + size, end), self.margins[_WIDE_BLOCKS])
             for start in range(left, end, size)

@@ -19,6 +19,8 @@ from yue_cli.errors import ArtifactError, CheckpointError
 from yue_cli.events import Emit, Finished, Progress, ignore
 
 TOPIC = "decode"
+# A GPU is faster than its many small steps are launched: 60 s took it 0.31 s in chunks of 200 frames, 0.22 s in these.
+_GPU_CHUNK_FRAMES = 800
 TRACKS = ("vocal", "instrumental")
 
 
@@ -29,6 +31,10 @@ class Decoders:
     codec: Codec
     vocal: Vocoder
     instrumental: Vocoder
+
+    @property
+    def device(self) -> torch.device:
+        return self.codec.to_decoder.weight.device
 
     @property
     def weight_bytes(self) -> int:
@@ -83,9 +89,10 @@ def decode(
     stems = [np.empty((1, VOCODER_FRAME_SAMPLES * frames), np.float32) for _ in TRACKS]
     codes = [_checked(decoders.codec, name, track) for name, track in zip(TRACKS, (vocal, instrumental), strict=True)]
     vocoders = (decoders.vocal, decoders.instrumental)
+    size = CHUNK_FRAMES if decoders.device.type == "cpu" else _GPU_CHUNK_FRAMES
     began = time.monotonic()
     emit(Progress(TOPIC, label, 0, frames, "frames"))
-    for chunk in chunks(frames, CHUNK_FRAMES, max(vocoder.context for vocoder in vocoders)):
+    for chunk in chunks(frames, size, max(vocoder.context for vocoder in vocoders)):
         low = low_mix[:, FRAME_SAMPLES * chunk.start : FRAME_SAMPLES * chunk.stop]
         for track_codes, vocoder, stem in zip(codes, vocoders, stems, strict=True):
             embedding = decoders.codec.embed(track_codes[..., chunk.run])
@@ -98,7 +105,7 @@ def decode(
     mix = stems[0] + stems[1]
     for waveform in (mix, *stems):
         mixing.limit(waveform, limit)
-    mixing.replace_low(low_mix, mix, out=mix, device=decoders.codec.to_decoder.weight.device)
+    mixing.replace_low(low_mix, mix, out=mix, device=decoders.device)
     emit(Finished(TOPIC, label, frames, "frames", time.monotonic() - began, frames / FRAME_RATE))
     return Stems(mix, *stems)
 
