@@ -26,7 +26,7 @@ from yue_cli.workbench import TITLES, Workbench
 if TYPE_CHECKING:
     import torch
 
-_GPU_LIBRARY_BYTES = 300_000_000  # what CUDA's libraries take for themselves
+_GPU_LIBRARY_BYTES = 350_000_000  # what CUDA's libraries and kernels take, and PyTorch's allocator leaves unused
 _DECODE_WEIGHTS = 277_000_000  # the published codec's decoder and both vocoders
 _DECODE_WORK, _DECODE_WORK_A_SECOND = 110_000_000, 530_000  # measured on a CPU; the README has the table
 _GPU_DECODE_WORK = 420_000_000  # measured, whatever the length
@@ -34,6 +34,7 @@ _ENCODE_WEIGHTS, _ENCODE_WORK = 496_000_000, 500_000_000  # the published encode
 _SOUND_BYTES_A_SECOND = 3 * 2 * 44_100  # the mix and both stems
 _CONTEXT_STEP, _SHORTEST_CONTEXT = 256, 4096  # of a context that is proposed: below, too little of a song is seen
 _LAYER_BITS = {EIGHT_BIT: 8.02, FOUR_BIT: 4.25}  # of a quantized copy, scales included; its head has 8 bits
+_QUANTIZED_WORK = 18 * 2**23  # that a product of many rows with such a copy takes
 _PARAMETERS = {"stage1": 6_224_613_376, "stage2": 1_962_543_104}
 
 
@@ -228,7 +229,8 @@ def published_facts(part: str, item_bytes: int, format: str | None = None, cache
         max_length=16_384 if first else 8_192,
         parameter_bytes=weights,
         cache_bytes_per_token=32 * layer_bytes,
-        work_bytes=512 * (12 * (4096 if first else 2048) + 4 * (11_008 if first else 5_504) * item_bytes),
+        work_bytes=512 * (12 * (4096 if first else 2048) + 4 * (11_008 if first else 5_504) * item_bytes)
+        + (0 if format is None else _QUANTIZED_WORK),
         work_bytes_per_token=512 * (8 if first else 1) * (1 + item_bytes)
         + (layer_values * (4 + item_bytes) if in_bytes else 0),
     )

@@ -34,6 +34,7 @@ def describe_config(config: LlamaConfig, dtype: "torch.dtype", cache: str) -> Mo
     """Tell the sizes of a model."""
     from yue_cli.engines.native.cache import bytes_per_token
     from yue_cli.engines.native.engine import CHUNK
+    from yue_cli.engines.native.quantized import PRODUCT_BYTES
 
     groups = config.heads // config.key_value_heads
     # Bytes are turned into numbers before a prompt looks at them: one layer's at a time.
@@ -44,8 +45,9 @@ def describe_config(config: LlamaConfig, dtype: "torch.dtype", cache: str) -> Mo
         parameter_bytes=config.weight_bytes(dtype.itemsize),
         cache_bytes_per_token=bytes_per_token(cache, config, dtype),
         # While a piece of a prompt is read: a few copies of its hidden states in float32 and of the feed-forward part;
-        # the mask, once as it is and once as the numbers that attention adds.
-        work_bytes=CHUNK * (12 * config.hidden + 4 * config.inner * dtype.itemsize),
+        # the mask, once as it is and once as the numbers that attention adds; quantized weights as numbers.
+        work_bytes=CHUNK * (12 * config.hidden + 4 * config.inner * dtype.itemsize)
+        + (0 if config.quantization is None else PRODUCT_BYTES),
         work_bytes_per_token=CHUNK * groups * (1 + dtype.itemsize) + widened,
     )
 

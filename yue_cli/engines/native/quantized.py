@@ -15,9 +15,10 @@ from torch import Tensor
 from yue_cli.engines.native.formats import GROUP, misfit
 from yue_cli.models import EIGHT_BIT, FOUR_BIT
 
-# Values that are held as floating-point numbers at once: what fits a CPU's cache, and few launches elsewhere.
+# Values that are held as floating-point numbers at once: what fits a CPU's cache, or a GPU's with few launches.
 _BLOCK = {"cpu": 1 << 19}
-_LARGE_BLOCK = 1 << 25
+_LARGE_BLOCK = 1 << 23
+PRODUCT_BYTES = 18 * _LARGE_BLOCK  # that a product of many rows takes: four arrays in float32, one in 16 bits
 _LARGEST = 127  # of an 8-bit value; -128 is not used, so that both signs reach equally far
 _LEVELS = 15  # the highest 4-bit value; the lowest is 0
 # Parts of a group's range that are tried for its 16 levels: clipping the ends of it makes the steps finer. With two
