@@ -19,6 +19,7 @@ from yue_cli.engines import open_engine
 from yue_cli.events import ignore
 from yue_cli.project import Project
 from yue_cli.replay import Row
+from yue_cli.resources import resource
 from yue_cli.stages import stage1, stage2
 from yue_cli.vocab import Vocabulary
 from yue_cli.weights import ModelFolder
@@ -283,6 +284,15 @@ def test_models_that_did_not_sing_it(made: tuple[Path, Path], tmp_path: Path) ->
         "eval", "--model", tmp_path / "tiny", "--against", tmp_path / "tiny", root / "song", "--stage", "stage2"
     )
     assert line.endswith(f", {tmp_path / 'tiny'} knows 512; it did not sing them.")
+
+
+def test_a_song_of_another_vocabulary(made: tuple[Path, Path]) -> None:
+    root, _ = made
+    own = Vocabulary.read(resource("checkpoints/tiny/stage1/vocabulary.json").parent).end_of_audio
+    assert own != Vocabulary.read(made[1] / "stage1").end_of_audio
+    line = refused("eval", "--model", "tiny", "--against", "tiny", root / "song", "--stage", "stage1")
+    assert line.startswith(f"{root / 'song'}: its sections do not end with id {own}, tiny's end of audio. ")
+    assert line.endswith("sang them; compare models on songs of their own.")
 
 
 def test_two_models_that_do_not_fit(made: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:

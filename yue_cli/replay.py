@@ -66,6 +66,11 @@ def stage1_rows(bench: Workbench, model: ModelFolder) -> list[Row]:
     limit = prompt.window_limit(min(settings.stage1.context, facts.max_length), settings.stage1.max_new_tokens)
     allowed = (stage1.allowed_ids(settings.rules, vocabulary, facts.vocabulary_size),)
     sung = [record.ids.astype(np.int64) for record in records[: len(prompts.segments)]]
+    if any(ids[-1] != vocabulary.end_of_audio for ids in sung):
+        raise CheckpointError(
+            f"{bench.project.root}: its sections do not end with id {vocabulary.end_of_audio}, {model.name}'s end of "
+            "audio. A model with another vocabulary sang them; compare models on songs of their own."
+        )
     rows = []
     for index, ids in enumerate(sung):
         window = prompts.window(index, sung, limit, settings.stage1.on_overflow)
