@@ -48,8 +48,17 @@ def test_the_chunks_of_attention_do_not_depend_on_the_gpu() -> None:
         assert len({(cut.chunks, cut.block) for cut in cuts}) == 1
 
 
-def test_what_is_fetched_ahead_is_whole_lines_of_a_row() -> None:
-    for row_bytes in (64, 128, 300, 512, 8192):
+def test_what_is_fetched_ahead_is_some_sixteens_of_a_row_and_never_more() -> None:
+    for row_bytes in (32, 64, 128, 300, 512, 8192):
         size = tiles.ahead(row_bytes)
-        assert size % 128 == 0
-        assert size <= max(row_bytes, 128)
+        assert size % 16 == 0
+        assert 0 < size <= row_bytes
+
+
+@pytest.mark.parametrize("kind", [Tensor, Int8Weight, Int4Weight])
+@pytest.mark.parametrize("rows", [1, 2, 8, 20, 32, 64])
+def test_a_tile_has_no_more_rows_than_threads(kind: type, rows: int) -> None:
+    for outs, inner, gated in ((5120, 4096, False), (4096, 4096, False), (11008, 4096, True), (4096, 11008, False)):
+        for is_hopper in (False, True):
+            tile = tiles.find(kind, outs, inner, rows, gated, is_hopper)
+            assert tile is None or tile.out <= 32 * tile.warps

@@ -272,15 +272,18 @@ def _begin_product(
     if CHAINED:
         tl.extra.cuda.gdc_launch_dependents()
         first = weight + tl.program_id(0).to(tl.int64) * BLOCK_OUT * SIZE
-        fetch_rows(first, BLOCK_OUT, SIZE, AHEAD)
+        _fetch(first, BLOCK_OUT, SIZE, AHEAD)
         if GATED:
-            fetch_rows(first + outs.to(tl.int64) * SIZE, BLOCK_OUT, SIZE, AHEAD)
+            _fetch(first + outs.to(tl.int64) * SIZE, BLOCK_OUT, SIZE, AHEAD)
         tl.extra.cuda.gdc_wait()
 
 
 @triton.jit
-def fetch_rows(first, count, SIZE: tl.constexpr, BYTES: tl.constexpr):
-    """Bring the first BYTES of each of some rows of SIZE elements into the GPU's cache; a thread for each row."""
+def _fetch(first, count, SIZE: tl.constexpr, BYTES: tl.constexpr):
+    """Bring the first BYTES, whole sixteens, of each of some rows of SIZE elements into the GPU's cache.
+
+    A thread for each row: there are no more rows than threads.
+    """
     pitch: tl.constexpr = SIZE * first.dtype.element_ty.primitive_bitwidth // 8
     tl.inline_asm_elementwise(
         "{ .reg .pred is_row; .reg .b32 thread; .reg .b64 place; mov.u32 thread, %tid.x;"

@@ -47,11 +47,8 @@ def attention_cut(groups: int, is_hopper: bool) -> Cut:
 
 
 def ahead(row_bytes: int) -> int:
-    """Tell how many bytes of each row of a weight are fetched ahead: a power of two, whole lines of the cache."""
-    size = _AHEAD
-    while size > max(row_bytes, 128):
-        size //= 2
-    return size
+    """Tell how many bytes of each row of a weight are fetched ahead, which is done by sixteens."""
+    return min(_AHEAD, row_bytes // 16 * 16)
 
 
 def find(kind: type, outs: int, inner: int, rows: int, gated: bool, is_hopper: bool) -> Tile | None:
