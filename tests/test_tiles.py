@@ -58,7 +58,7 @@ def test_what_is_fetched_ahead_is_some_sixteens_of_a_row_and_never_more() -> Non
 @pytest.mark.parametrize("kind", [Tensor, Int8Weight, Int4Weight])
 @pytest.mark.parametrize("rows", [1, 2, 8, 20, 32, 64])
 def test_a_tile_has_no_more_rows_than_threads(kind: type, rows: int) -> None:
-    for outs, inner, gated in ((5120, 4096, False), (4096, 4096, False), (11008, 4096, True), (4096, 11008, False)):
+    for outs, inner, gated in PUBLISHED:
         for is_hopper in (False, True):
             tile = tiles.find(kind, outs, inner, rows, gated, is_hopper)
             assert tile is None or tile.out <= 32 * tile.warps
