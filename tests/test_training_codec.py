@@ -14,7 +14,7 @@ from training.codec import autoencoder as autoencoder_module
 from training.codec import export, renderer, semantic
 from training.codec.autoencoder import Autoencoder
 from training.codec.labels import Label
-from training.codec.losses import LogMel, MelDistance, si_sdr
+from training.codec.losses import LogMel, MelDistance, edge_distance, si_sdr
 from training.codec.presets import PRESETS, CropRun, Preset
 from training.codec.quantiser import DEAD, LearningQuantizer
 from training.codec.renderer import DecoderRenderer, VocoderRenderer, prepare_vocoder
@@ -95,6 +95,14 @@ def test_crops_stay_within_a_song_and_avoid_silence():
     assert starts.max() <= 190
     # A quarter of all places sound; of four tries one does, nearly always.
     assert 0.5 < ((starts > 45) & (starts <= 90)).mean() < 0.9
+
+
+def test_a_click_at_either_end_counts_as_much_and_one_within_does_not():
+    silence = torch.zeros(2, 100)
+    first, last, within = torch.zeros(3, 2, 100)
+    first[:, 3], last[:, -3], within[:, 50] = 2, -2, 2
+    assert edge_distance(first, silence, 10) == edge_distance(last, silence, 10) == 4 / 20
+    assert edge_distance(within, silence, 10) == 0
 
 
 def test_log_mel_and_si_sdr_have_the_values_worked_out_by_hand():

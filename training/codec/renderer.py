@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, autocast, bfloat16, inference_mode, nn
 
-from training.codec.losses import MelDistance, si_sdr, waveform_distance
+from training.codec.losses import MelDistance, edge_distance, si_sdr, waveform_distance
 from training.codec.presets import CropRun
 from training.codec.songs import Crops, Sampler, Songs
 from training.loop import Student
@@ -25,6 +25,7 @@ TOP_HZ, TOP_FACTOR = 4_000, 2.0  # the mix takes its top band from the vocoder
 LEVEL_WEIGHT = 0.5
 EXAMINED = 32  # crops
 WHOLE_CHANCE = 0.25  # how often the crops of a step stand alone
+EDGE_WEIGHT = 50.0  # of the first and the last frame of crops that do: a click is a few samples, which no mean minds
 _LOG_MAGNITUDE = 3.5  # of a vocoder's bins before it has learned: about the level of music
 
 
@@ -68,7 +69,11 @@ class Renderer(Student):
         crops = self._draw(self._sampler, draw, self._run.batch)
         depths = torch.from_numpy(draw.choice(DEPTHS, self._run.batch, p=DEPTH_CHANCES))
         alone = draw.random() < WHOLE_CHANCE
-        return self.compare(self._rendered(self._codes, crops, depths, alone), self._songs.wave(crops))
+        wave, target = self._rendered(self._codes, crops, depths, alone), self._songs.wave(crops)
+        loss, figures = self.compare(wave, target)
+        if alone:
+            loss = loss + EDGE_WEIGHT * edge_distance(wave, target, wave.shape[-1] // crops.frames)
+        return loss, figures
 
     @inference_mode()
     def examine(self) -> dict[str, float]:
