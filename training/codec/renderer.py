@@ -1,7 +1,8 @@
 """Codes to sound, with codes that no longer change: the last touch of the 16 kHz decoder, and both vocoders.
 
 A crop is decoded with the frames around it, as the product decodes a chunk, or now and then as if it were a whole song.
-Without the latter a vocoder learns frames that only their neighbours make quiet, and a song starts and ends in a click.
+Without the latter a vocoder learns frames that only their neighbours make quiet, and a song starts and ends in a click,
+which is a sample or two: the first and last frame of such crops have a loss of their own.
 """
 
 from collections.abc import Sequence
