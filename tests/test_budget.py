@@ -15,6 +15,7 @@ from yue_cli.audio_prompt import AudioPrompt
 from yue_cli.errors import EngineError, LyricsError, OutOfMemory
 from yue_cli.events import ignore
 from yue_cli.hub import Hub
+from yue_cli.models import SIZES
 from yue_cli.plan import read_request, recipe
 from yue_cli.project import STAGES, Project
 from yue_cli.settings import Layer, combine, resolve
@@ -78,6 +79,17 @@ def test_the_published_sizes_are_what_the_engine_reads_from_their_config(tmp_pat
         assert budget.published_facts(part, dtype.itemsize, None, cache) == engines.describe(
             tmp_path, dtype=dtype, cache=cache
         )
+
+
+@pytest.mark.parametrize("part", ["stage1", "stage2"])
+@pytest.mark.parametrize("form", ["native-8bit", "native-4bit"])
+def test_work_with_a_quantized_copy_is_what_the_engine_tells_of_it(tmp_path, part, form):
+    engines.write_sizes(tmp_path, SIZES[part], form)
+    told, assumed = engines.describe(tmp_path, dtype=torch.bfloat16), budget.published_facts(part, 2, form)
+    plain = budget.published_facts(part, 2)
+    assert plain.work_bytes < assumed.work_bytes == told.work_bytes
+    assert assumed.work_bytes_per_token == told.work_bytes_per_token
+    assert abs(assumed.parameter_bytes - told.parameter_bytes) < 0.01 * told.parameter_bytes
 
 
 def test_a_model_that_is_not_here_is_weighed_as_published(bench):
