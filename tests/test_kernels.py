@@ -23,7 +23,8 @@ triton = pytest.importorskip("triton")
 
 from yue_cli.engines.native import attention_kernels, chain, kernels, tiles  # noqa: E402
 from yue_cli.engines.native.formats import GROUP  # noqa: E402
-from yue_cli.engines.native.products import Norm, Residual, add_product, project_normed, read_dtype  # noqa: E402
+from yue_cli.engines.native.model import linear  # noqa: E402
+from yue_cli.engines.native.products import Norm, Residual, add_product, project_normed, read_dtype, unpack  # noqa: E402
 from yue_cli.engines.native.quantized import Int4Weight, Int8Weight  # noqa: E402
 
 DEVICE = torch.device("cpu" if kernels.INTERPRETED else "cuda")
@@ -125,6 +126,17 @@ def test_products_with_quantized_weights(dtype: torch.dtype, kind: type, rows: i
     expected = normed(x, norm.weight) @ weight.dequantize().T
     found = project_normed(Residual(x), norm, weight, gated=shape == "gated")
     torch.testing.assert_close(found.float(), gate(expected) if shape == "gated" else expected, atol=close, rtol=0)
+
+
+@needs_device
+@pytest.mark.parametrize("kind", [Int8Weight, Int4Weight])
+@pytest.mark.parametrize("columns", [384, 1024])
+def test_quantized_weights_become_the_same_numbers(dtype: torch.dtype, kind: type, columns: int) -> None:
+    weight = kind.quantize(draw(96, columns))
+    for part in (weight, weight[16:32]):
+        assert torch.equal(unpack(part, dtype), part.dequantize().to(dtype))
+    x = draw(70, columns, dtype=dtype)
+    torch.testing.assert_close(linear(x, weight, unpack), linear(x, weight))
 
 
 @needs_device
@@ -254,9 +266,7 @@ def compiled(kernel, capability: int, types: dict[str, str], constants: dict, ti
 def test_products_compile(name: str, kind: type, rows: int, capability: int) -> None:
     outs, inner, gated = PRODUCTS[name]
     tile = tiles.find(kind, outs, inner, rows, gated, capability >= 90)
-    if tile is None:  # left to PyTorch
-        assert name == "stage 2 down" and capability == 90 and kind is Tensor
-        return
+    assert tile is not None
     added, normalized = name.endswith(("output", "down")), name.endswith(("qkv", "up", "head"))
     bits, values, facts = {
         Tensor: (16, "*bf16", None),
@@ -275,6 +285,7 @@ def test_products_compile(name: str, kind: type, rows: int, capability: int) -> 
         "BLOCK_IN": tile.inner,
         "GROUP": GROUP,
         "BITS": bits,
+        "STAGES": tile.stages,
         "PARTS": 64 if normalized else 0,
         "GATED": gated,
         "ADD": added,

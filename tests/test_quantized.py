@@ -29,14 +29,14 @@ def test_eight_bits_by_hand() -> None:
 
 
 def test_four_bits_by_hand() -> None:
-    """Bytes 0..63 of a group hold columns 0..63 in their low halves and 64..127 in their high halves."""
+    """Bytes 2 j and 2 j + 1 of a group hold columns j, j + 32, j + 64, j + 96, the lower ones lower."""
     levels = torch.arange(256).reshape(1, 256) * 7 % 16
     scales, zeros = torch.tensor([[0.5], [-2.0]]), torch.tensor([[-1.0], [3.0]])
     packed = torch.zeros(1, 128, dtype=torch.uint8)
     for column in range(256):
         group, place = divmod(column, 128)
-        byte, half = place % 64, place // 64
-        packed[0, 64 * group + byte] |= int(levels[0, column]) << (4 * half)
+        quarter, pair = divmod(place, 32)
+        packed[0, 64 * group + 2 * pair + quarter // 2] |= int(levels[0, column]) << (4 * (quarter % 2))
     found = Int4Weight(packed, scales.bfloat16(), zeros.bfloat16()).dequantize()
     expected = torch.cat((levels[:, :128] * 0.5 - 1, levels[:, 128:] * -2.0 + 3), dim=1)
     assert torch.equal(found, expected)

@@ -8,6 +8,7 @@ import json
 import math
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -208,12 +209,15 @@ class _Bench:
         least = seats.ladder_step(min(self.settings.execution.rows or 1, windows))
         subject = self._subject("stage2", least, length, length)
         rows = self._rows(subject, windows, length)
-        times: dict[int, float] = {}
+        batches = Counter(len(batch) for batch in seats.seat_all(seats.deal(windows, rows)))  # by their rows
+        times: dict[int, dict[int, float]] = {size: {} for size in batches}
         for layers, folder in subject.folders.items():
             with self._engine("stage 2", folder, subject, rows, length) as (engine, open_s):
-                first_s, frames, times[layers] = self._time_frames(engine, subject.vocabulary, rows)
+                first_s, frames, times[rows][layers] = self._time_frames(engine, subject.vocabulary, rows)
+                for size in batches.keys() - {rows}:  # a smaller one at the end
+                    times[size][layers] = self._time_frames(engine, subject.vocabulary, size)[-1]
                 memory, peak = engine.memory, machine.peak_on(self.device)
-        window_s = extend(times, subject.layers)
+        batch_s = {size: extend(found, subject.layers) for size, found in times.items()}
         return Stage2Result(
             model=subject.model,
             rows=rows,
@@ -221,8 +225,8 @@ class _Bench:
             open_s=open_s,
             first_s=first_s,
             frames=frames,
-            window_s=window_s,
-            seconds=math.ceil(windows / rows) * window_s,
+            window_s=batch_s[rows],
+            seconds=sum(count * batch_s[size] for size, count in batches.items()),
             memory_bytes=memory,
             peak_bytes=peak,
         )

@@ -18,9 +18,9 @@ from yue_cli.engines.base import Advance, Engine, Head, Pick
 from yue_cli.engines.native import attention, cache, invented, modes
 from yue_cli.engines.native.config import LlamaConfig
 from yue_cli.engines.native.loader import load
-from yue_cli.engines.native.model import Llama, Span, Weights, linear
+from yue_cli.engines.native.model import Llama, Span, Weights
 from yue_cli.engines.native.positioned import PositionedStep
-from yue_cli.engines.native.quantized import Matrix, join
+from yue_cli.engines.native.quantized import Matrix, Unpack, join
 from yue_cli.engines.native.recorder import Recorder
 from yue_cli.errors import OutOfMemory
 
@@ -58,7 +58,9 @@ class NativeEngine(Engine):
         self.mode = modes.choose(mode, config, device=self.device, dtype=like.dtype, capability=capability)
         caches = cache.make(cache_format, config, rows=rows, length=length, like=like)
         can_flash = attention.can_flash(self.device, like.dtype, config.head_size, capability or 0)
-        self._model: Llama | None = Llama(config, weights, caches, length=length, can_flash=can_flash)
+        self._model: Llama | None = Llama(
+            config, weights, caches, length=length, can_flash=can_flash, unpack=self._unpack()
+        )
         self._filled: list[int] = []  # ids in the cache, for each row in use, …
         self._filled_there = torch.zeros(rows, dtype=torch.int64, device=self.device)  # … and the same on the device
         self._heads: dict[Head, Matrix] = {}
@@ -151,7 +153,7 @@ class NativeEngine(Engine):
                 self._filled[number] = len(row)
                 last.append(hidden)
             self._filled_there[: len(rows)] = torch.tensor(self._filled, device=self.device)
-            return linear(torch.cat(last), self._head(head)).float()
+            return model.linear(torch.cat(last), self._head(head)).float()
 
     def follow(self, row: np.ndarray, start: int, head: Head | None = None) -> Iterator[Tensor]:
         model = self._opened()
@@ -165,7 +167,7 @@ class NativeEngine(Engine):
                 wanted = model.norm(states[max(0, start - first) :], model.weights.norm)
             for part in wanted.split(_FOLLOWED) if len(wanted) else ():
                 with torch.inference_mode(), self._on_device():
-                    logits = linear(part, self._head(head)).float()
+                    logits = model.linear(part, self._head(head)).float()
                 yield logits
         self._filled = [len(row)]
         with torch.inference_mode():
@@ -181,7 +183,7 @@ class NativeEngine(Engine):
             if self._step is not None and count <= _FEW:
                 logits = self._step.logits(ids, there, self._extent(count), self._head(head))
             else:
-                logits = linear(model.forward(ids, self._spans()), self._head(head)).float()
+                logits = model.linear(model.forward(ids, self._spans()), self._head(head)).float()
             there.add_(count)
         self._filled = [filled + count for filled in self._filled]
         return logits
@@ -234,6 +236,13 @@ class NativeEngine(Engine):
 
             return FusedStep(self._opened(), length=self.length)
         return PositionedStep(self._opened(), length=self.length)
+
+    def _unpack(self) -> Unpack | None:
+        if self.mode.name != "kernels":
+            return None
+        from yue_cli.engines.native import products  # needs Triton
+
+        return products.unpack
 
     def _opened(self) -> Llama:
         assert self._model is not None, "the engine is closed"

@@ -11,7 +11,8 @@ from yue_cli.errors import CheckpointError
 from yue_cli.models import EIGHT_BIT, FORMATS, FOUR_BIT
 
 GROUP = 128  # columns that share a scale and a zero in 4 bits
-METHOD, VERSION = "yue-native", 1
+METHOD = "yue-native"
+VERSIONS = {EIGHT_BIT: 1, FOUR_BIT: 2}  # of the format of the layers: how its values lie
 CONFIG_KEY = "quantization_config"
 
 
@@ -24,7 +25,8 @@ class Quantization:
 
     def as_config(self) -> dict[str, Any]:
         """Write the block of config.json."""
-        block = {"quant_method": METHOD, "version": VERSION, "format": self.layers, "head_format": self.head}
+        version = VERSIONS.get(self.layers)
+        block = {"quant_method": METHOD, "version": version, "format": self.layers, "head_format": self.head}
         return block | ({"group": GROUP} if FOUR_BIT in (self.layers, self.head) else {})
 
     @classmethod
@@ -45,9 +47,10 @@ class Quantization:
                 f"{path}: `{CONFIG_KEY}.quant_method` is {method!r}; this engine reads {METHOD!r} only. Take the "
                 "original model; `yue quantize` makes a smaller one of it."
             )
-        if block.get("version") != VERSION:
+        version = VERSIONS.get(block.get("format"), VERSIONS[EIGHT_BIT])
+        if block.get("version") != version:
             raise CheckpointError(
-                f"{path}: `{CONFIG_KEY}.version` is {block.get('version')!r}, this yue reads {VERSION}; update yue, or "
+                f"{path}: `{CONFIG_KEY}.version` is {block.get('version')!r}, this yue reads {version}; update yue, or "
                 "quantize the original model again."
             )
         known = cls(block.get("format"), block.get("head_format"))

@@ -55,9 +55,10 @@ def product(
     INS: tl.constexpr,
     ROWS: tl.constexpr,  # rows, rounded up to what tensor cores take
     BLOCK_OUT: tl.constexpr,  # divides outs
-    BLOCK_IN: tl.constexpr,  # divides INS; fewer BITS than 16: some groups
+    BLOCK_IN: tl.constexpr,  # fewer BITS than 16: some groups
     GROUP: tl.constexpr,  # columns; BITS 4: those that share a scale and a zero
     BITS: tl.constexpr,  # of a weight
+    STAGES: tl.constexpr,  # fewer BITS than 16: loads under way
     PARTS: tl.constexpr,  # of the sums of squares, by whose mean rows are normalized: RMSNorm; 0: they are not
     GATED: tl.constexpr,  # y is silu(gate) * other: SwiGLU
     ADD: tl.constexpr,  # to what y holds
@@ -87,7 +88,7 @@ def product(
         total, other = _blocks(x, weight, rows, outs, INS, ROWS, BLOCK_OUT, BLOCK_IN, GATED)
     else:
         total, other = _groups(
-            x, weight, facts, facts_stride, rows, outs, INS, ROWS, BLOCK_OUT, BLOCK_IN, GROUP, BITS, GATED
+            x, weight, facts, facts_stride, rows, outs, INS, ROWS, BLOCK_OUT, BLOCK_IN, GROUP, BITS, STAGES, GATED
         )
     if PARTS > 0:
         factor = (1 / tl.sqrt(tl.sum(parts, 0) / INS + epsilon))[None, :]
@@ -125,12 +126,18 @@ def _blocks(
     inputs = x + row[None, :] * INS + inner[:, None]
     total = tl.zeros((BLOCK_OUT, ROWS), tl.float32)
     other = tl.zeros((BLOCK_OUT, ROWS), tl.float32)
+    is_row = (row < rows)[None, :]
+    WHOLE: tl.constexpr = INS % BLOCK_IN == 0
     for start in range(0, INS, BLOCK_IN):
-        tile = tl.load(weights + start, eviction_policy="evict_first")
-        columns = tl.load(inputs + start, mask=(row < rows)[None, :], other=0.0)
+        is_inner = None if WHOLE else (start + inner < INS)[None, :]
+        nothing = None if WHOLE else 0.0
+        is_input = is_row if WHOLE else is_row & (start + inner < INS)[:, None]
+        tile = tl.load(weights + start, mask=is_inner, other=nothing, eviction_policy="evict_first")
+        columns = tl.load(inputs + start, mask=is_input, other=0.0)
         total = tl.dot(tile, columns, total, input_precision="ieee")
         if GATED:
-            tile = tl.load(weights + outs * INS + start, eviction_policy="evict_first")
+            place = weights + outs * INS + start
+            tile = tl.load(place, mask=is_inner, other=nothing, eviction_policy="evict_first")
             other = tl.dot(tile, columns, other, input_precision="ieee")
     return total, other
 
@@ -149,6 +156,7 @@ def _groups(
     BLOCK_IN: tl.constexpr,
     GROUP: tl.constexpr,
     BITS: tl.constexpr,
+    STAGES: tl.constexpr,
     GATED: tl.constexpr,
 ):
     """Do the same with a quantized weight. Each warp has a group of columns of its own; they are added up at the end.
@@ -157,38 +165,41 @@ def _groups(
     """
     WIDE: tl.constexpr = 2 * BLOCK_OUT if GATED else BLOCK_OUT
     KIND: tl.constexpr = x.dtype.element_ty
-    BYTES: tl.constexpr = GROUP * BITS // 8  # of a group of a line
+    RAISED: tl.constexpr = 1024 if tl.float16 == KIND else 0  # see _levels
     STEP: tl.constexpr = BLOCK_IN // GROUP
-    step, place, row = tl.arange(0, STEP), tl.arange(0, BYTES), tl.arange(0, ROWS)
+    WORD: tl.constexpr = 8 if BITS == 8 else 16  # bits that are loaded as one number
+    WORDS: tl.constexpr = GROUP * BITS // WORD  # of a group of a line
+    step, place, row = tl.arange(0, STEP), tl.arange(0, WORDS), tl.arange(0, ROWS)
     side = tl.arange(0, WIDE)
     line = tl.program_id(0) * BLOCK_OUT + side % BLOCK_OUT + tl.where(side < BLOCK_OUT, 0, outs)
-    weights = weight + line[None, :, None] * (INS * BITS // 8) + place[None, None, :]
+    words = weight if BITS == 8 else weight.to(tl.pointer_type(tl.uint16))
+    weights = words + line[None, :, None] * (INS * BITS // WORD) + place[None, None, :]
     inputs = x + row[None, None, :] * INS + place[None, :, None]
     sums = tl.zeros((STEP, WIDE, ROWS), tl.float32)
-    if BITS == 4:  # scales and zeros are asked for a step before they are needed
-        places = facts + step[:, None, None] * facts_stride + line[None, :, None]
-        both = tl.load(places, mask=(step < INS // GROUP)[:, None, None], other=0)
-    for start in range(0, INS // GROUP, STEP):
-        group = start + step
-        is_group = (group < INS // GROUP)[:, None, None]
+    for start in tl.range(0, INS // GROUP, STEP, num_stages=STAGES):
+        group = (start + step)[:, None, None]
+        is_group = group < INS // GROUP
         is_input = is_group & (row < rows)[None, None, :]
-        group = group[:, None, None]
-        tile = tl.load(weights + group * BYTES, mask=is_group, other=0, eviction_policy="evict_first")
+        tile = tl.load(weights + group * WORDS, mask=is_group, other=0, eviction_policy="evict_first")
         first = tl.load(inputs + group * GROUP, mask=is_input, other=0.0)
         if BITS == 8:
             sums = tl.dot(_whole_numbers(tile, KIND), first, sums, input_precision="ieee")
         else:
-            # The sum of (level * scale + zero) * x is scale * sum(level * x) + zero * sum(x).
-            is_next = group + STEP < INS // GROUP
-            following = tl.load(places + (start + STEP) * facts_stride, mask=is_next, other=0)
-            second = tl.load(inputs + group * GROUP + BYTES, mask=is_input, other=0.0)
-            low, high = _levels(tile, KIND)
-            products = tl.dot(high, second, tl.dot(low, first, input_precision="ieee"), input_precision="ieee")
+            both = tl.load(facts + group * facts_stride + line[None, :, None], mask=is_group, other=0)
+            second = tl.load(inputs + group * GROUP + WORDS, mask=is_input, other=0.0)
+            third = tl.load(inputs + group * GROUP + 2 * WORDS, mask=is_input, other=0.0)
+            fourth = tl.load(inputs + group * GROUP + 3 * WORDS, mask=is_input, other=0.0)
+            one, two, three, four = _levels(tile, KIND, RAISED)
+            low = tl.dot(three, third, tl.dot(one, first, input_precision="ieee"), input_precision="ieee")
+            high = tl.dot(four, fourth, tl.dot(two, second, input_precision="ieee"), input_precision="ieee")
             ones = _ones(tile, KIND)
-            plain = tl.dot(ones, second, tl.dot(ones, first, input_precision="ieee"), input_precision="ieee")
+            low_inputs = tl.dot(ones, third, tl.dot(ones, first, input_precision="ieee"), input_precision="ieee")
+            high_inputs = tl.dot(ones, fourth, tl.dot(ones, second, input_precision="ieee"), input_precision="ieee")
+            # The sum of (level * scale + zero) * x is scale * sum(level * x) + zero * sum(x).
+            products = low - RAISED * low_inputs + (high - RAISED * high_inputs) * (1 / 16)
             scales, zeros = both << 16, both & -65536  # as a float32 would begin with them
-            sums += scales.to(tl.float32, bitcast=True) * products + zeros.to(tl.float32, bitcast=True) * plain
-            both = following
+            sums += scales.to(tl.float32, bitcast=True) * products
+            sums += zeros.to(tl.float32, bitcast=True) * (low_inputs + high_inputs)
     total = tl.sum(sums, 0)
     if BITS == 8:
         total *= tl.load(facts + line)[:, None]
@@ -198,6 +209,41 @@ def _groups(
         is_gate = (tl.arange(0, 2) == 0)[:, None, None]
         total, other = tl.sum(tl.where(is_gate, sides, 0.0), 0), tl.sum(tl.where(is_gate, 0.0, sides), 0)
     return total, other
+
+
+@triton.jit
+def unpack(
+    values,  # [rows, INS]: see `product`
+    facts,
+    facts_stride,
+    y,  # [rows, INS]
+    INS: tl.constexpr,
+    COLUMNS: tl.constexpr,  # INS, rounded up to a power of two
+    GROUP: tl.constexpr,
+    BITS: tl.constexpr,
+):
+    """Turn a row of quantized weights into numbers."""
+    row = tl.program_id(0)
+    places = y + row.to(tl.int64) * INS
+    if BITS == 8:
+        column = tl.arange(0, COLUMNS)
+        is_column = column < INS
+        numbers = tl.load(values + row.to(tl.int64) * INS + column, mask=is_column, other=0).to(tl.float32)
+        numbers *= tl.load(facts + row)
+        tl.store(places + column, numbers.to(y.dtype.element_ty), mask=is_column)
+    else:
+        QUARTER: tl.constexpr = GROUP // 4
+        group, word = tl.arange(0, COLUMNS // GROUP)[:, None], tl.arange(0, QUARTER)[None, :]
+        is_group = group < INS // GROUP
+        words = values.to(tl.pointer_type(tl.uint16)) + row.to(tl.int64) * (INS // 4) + group * QUARTER + word
+        levels = tl.load(words, mask=is_group, other=0).to(tl.int32)
+        both = tl.load(facts + group * facts_stride + row, mask=is_group, other=0)
+        scales, zeros = both << 16, both & -65536  # as a float32 would begin with them
+        for quarter in tl.static_range(4):
+            numbers = (levels >> 4 * quarter & 15).to(tl.float32) * scales.to(tl.float32, bitcast=True)
+            numbers += zeros.to(tl.float32, bitcast=True)
+            place = places + group * GROUP + quarter * QUARTER + word
+            tl.store(place, numbers.to(y.dtype.element_ty), mask=is_group)
 
 
 @triton.jit
@@ -219,35 +265,37 @@ def _whole_numbers(byte, KIND: tl.constexpr):
 
 
 @triton.jit
-def _levels(pairs, KIND: tl.constexpr):
-    """Turn the low and the high four bits of bytes into KIND."""
-    if tl.float16 == KIND and ASSEMBLY:
-        # Four bytes at once. A level behind the exponent of 1024 is 1024 + level; four bits up, 1024 + 16 * level.
+def _levels(words, KIND: tl.constexpr, RAISED: tl.constexpr):
+    """Take the four levels of words of 16 bits apart: RAISED + level, RAISED + 16 * level, and the same once more.
+
+    Float16 takes them where they stand in a byte, behind the exponent of 1024.
+    """
+    if tl.float16 == KIND and ASSEMBLY:  # two words at once
         return tl.inline_asm_elementwise(
-            "{ .reg .b32 first, second, minus, share, off;"
-            " prmt.b32 first, $4, 0, 0x4140; prmt.b32 second, $4, 0, 0x4342;"
-            " mov.b32 minus, 0xe400e400; mov.b32 share, 0x2c002c00; mov.b32 off, 0xd400d400;"
-            " lop3.b32 $0, first, 0x000f000f, 0x64006400, 0xea; lop3.b32 $1, second, 0x000f000f, 0x64006400, 0xea;"
-            " lop3.b32 $2, first, 0x00f000f0, 0x64006400, 0xea; lop3.b32 $3, second, 0x00f000f0, 0x64006400, 0xea;"
-            " add.f16x2 $0, $0, minus; add.f16x2 $1, $1, minus;"
-            " fma.rn.f16x2 $2, $2, share, off; fma.rn.f16x2 $3, $3, share, off; }",
+            "{ .reg .b32 up; shr.b32 up, $4, 8;"
+            " lop3.b32 $0, $4, 0x000f000f, 0x64006400, 0xea; lop3.b32 $1, $4, 0x00f000f0, 0x64006400, 0xea;"
+            " lop3.b32 $2, up, 0x000f000f, 0x64006400, 0xea; lop3.b32 $3, up, 0x00f000f0, 0x64006400, 0xea; }",
             "=&r,=&r,=&r,=&r,r",
-            [pairs],
-            (tl.float16, tl.float16),
+            [words],
+            (tl.float16, tl.float16, tl.float16, tl.float16),
             is_pure=True,
-            pack=4,
+            pack=2,
         )
-    return (pairs & 15).to(KIND), (pairs >> 4).to(KIND)
+    up = words >> 8
+    return (
+        (words & 15).to(KIND) + RAISED,
+        (words & 240).to(KIND) + RAISED,
+        (up & 15).to(KIND) + RAISED,
+        (up & 240).to(KIND) + RAISED,
+    )
 
 
 @triton.jit
-def _ones(pairs, KIND: tl.constexpr):
+def _ones(words, KIND: tl.constexpr):
     """Make as many ones, which tensor cores take in the same order as levels."""
     if tl.float16 == KIND and ASSEMBLY:
-        return tl.inline_asm_elementwise(
-            "mov.b32 $0, 0x3c003c00; mov.b32 $1, 0x3c003c00;", "=r,=r,r", [pairs], tl.float16, is_pure=True, pack=4
-        )
-    return tl.full(pairs.shape, 1.0, KIND)
+        return tl.inline_asm_elementwise("mov.b32 $0, 0x3c003c00;", "=r,r", [words], tl.float16, is_pure=True, pack=2)
+    return tl.full(words.shape, 1.0, KIND)
 
 
 @triton.jit

@@ -13,7 +13,7 @@ from torch import Tensor
 from yue_cli.engines.native import attention
 from yue_cli.engines.native.cache import Cache
 from yue_cli.engines.native.config import LlamaConfig
-from yue_cli.engines.native.quantized import Matrix
+from yue_cli.engines.native.quantized import Matrix, QuantizedWeight, Unpack
 
 # Up to here `weight @ x.T` beats `x @ weight.T` on a CPU in float32, by up to three times at 2 to 4 rows.
 _FEW_ROWS = 48
@@ -56,13 +56,24 @@ class Span:
 
 class Llama:
     def __init__(
-        self, config: LlamaConfig, weights: Weights, caches: list[Cache], *, length: int, can_flash: bool = False
+        self,
+        config: LlamaConfig,
+        weights: Weights,
+        caches: list[Cache],
+        *,
+        length: int,
+        can_flash: bool = False,
+        unpack: Unpack | None = None,
     ) -> None:
-        """caches: one a layer, with room for `length` ids. can_flash: attend by FlashAttention-2."""
+        """caches: one a layer, with room for `length` ids. can_flash: attend by FlashAttention-2.
+
+        unpack: a faster way to turn quantized weights into numbers.
+        """
         self.config = config
         self.weights = weights
         self.caches = caches
         self.can_flash = can_flash
+        self.unpack = unpack
         self.cosine, self.sine = _rotary_tables(config, length, weights.embedding.device)
 
     def forward(self, ids: Tensor, spans: list[Span]) -> Tensor:
@@ -88,7 +99,7 @@ class Llama:
                     attended.append(attention.flash(q[span.rows], *known))
                 else:
                     attended.append(attention.masked(q[span.rows], *known, mask))
-            x = x + linear(torch.cat(attended).flatten(2), layer.output)
+            x = x + self.linear(torch.cat(attended).flatten(2), layer.output)
             x = x + self.feed_forward(x, layer)
         return x
 
@@ -98,14 +109,17 @@ class Llama:
         """Compute rotated queries [R, n, heads, size] and rotated keys and values [R, shared, n, size] of x."""
         heads, shared, size = self.config.heads, self.config.key_value_heads, self.config.head_size
         rows, count, _ = x.shape
-        qkv = linear(self.norm(x, layer.attention_norm), layer.qkv).view(rows, count, heads + 2 * shared, size)
+        qkv = self.linear(self.norm(x, layer.attention_norm), layer.qkv).view(rows, count, heads + 2 * shared, size)
         turned, v = qkv.transpose(1, 2).split([heads + shared, shared], dim=1)
         q, k = rotate(turned, *rotation).split([heads, shared], dim=1)
         return q.transpose(1, 2), k, v
 
     def feed_forward(self, x: Tensor, layer: Layer) -> Tensor:
-        gate, up = linear(self.norm(x, layer.inner_norm), layer.gate_up).chunk(2, dim=-1)
-        return linear(F.silu(gate) * up, layer.down)
+        gate, up = self.linear(self.norm(x, layer.inner_norm), layer.gate_up).chunk(2, dim=-1)
+        return self.linear(F.silu(gate) * up, layer.down)
+
+    def linear(self, x: Tensor, weight: Matrix) -> Tensor:
+        return linear(x, weight, self.unpack)
 
     def norm(self, x: Tensor, weight: Tensor) -> Tensor:
         wide = x.float()
@@ -125,8 +139,10 @@ class Llama:
         return look_up(self.cosine), look_up(self.sine)
 
 
-def linear(x: Tensor, weight: Matrix) -> Tensor:
+def linear(x: Tensor, weight: Matrix, unpack: Unpack | None = None) -> Tensor:
     """Multiply x [..., in] by weight [out, in], in whichever order is faster. Only shapes decide."""
+    if isinstance(weight, QuantizedWeight):
+        return weight.multiply(x, unpack)
     if not isinstance(weight, Tensor):
         return weight.multiply(x)
     rows = x.shape[:-1].numel()

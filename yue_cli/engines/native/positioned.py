@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from yue_cli.engines.native import attention
-from yue_cli.engines.native.model import Llama, linear
+from yue_cli.engines.native.model import Llama
 from yue_cli.engines.native.quantized import Matrix
 
 # How many places attention may have to look at grows from here by doubling: each number is recorded anew.
@@ -49,6 +49,6 @@ class PositionedStep:
                 # Not cuDNN, which makes a plan for every shape while it is recorded.
                 with sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
                     attended = attention.masked(q, *known, visible)
-            x = x + linear(attended.flatten(2), layer.output)
+            x = x + model.linear(attended.flatten(2), layer.output)
             x = x + model.feed_forward(x, layer)
-        return linear(model.norm(x[:, -1], model.weights.norm), head).float()
+        return model.linear(model.norm(x[:, -1], model.weights.norm), head).float()

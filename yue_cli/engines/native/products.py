@@ -12,7 +12,7 @@ from torch import Tensor
 from yue_cli.engines.native import chain, kernels, tiles
 from yue_cli.engines.native.formats import GROUP
 from yue_cli.engines.native.model import linear
-from yue_cli.engines.native.quantized import Int4Weight, Int8Weight, Matrix
+from yue_cli.engines.native.quantized import Int4Weight, Int8Weight, Matrix, QuantizedWeight
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def project_normed(
     """
     x, tile = residual.x, _tile(residual.x, weight, gated)
     if tile is None:
-        y = linear(F.rms_norm(x, x.shape[-1:], norm.weight, norm.epsilon), weight)
+        y = linear(F.rms_norm(x, x.shape[-1:], norm.weight, norm.epsilon), weight, unpack)
         if gated:
             gate, other = y.chunk(2, dim=-1)
             y = F.silu(gate) * other
@@ -87,7 +87,7 @@ def add_product(residual: Residual, x: Tensor, weight: Matrix, following: Norm) 
     elif isinstance(weight, Tensor):
         y.addmm_(x, weight.T)
     else:
-        y.add_(linear(x.to(y.dtype), weight))
+        y.add_(linear(x.to(y.dtype), weight, unpack))
 
 
 def normalize(x: Tensor, norm: Norm, dtype: torch.dtype) -> Tensor:
@@ -103,6 +103,26 @@ def normalize(x: Tensor, norm: Norm, dtype: torch.dtype) -> Tensor:
         COLUMNS=tiles.padded(inner, 1),
         num_warps=8,
         **chain.link(x.device),
+    )
+    return y
+
+
+def unpack(weight: QuantizedWeight, dtype: torch.dtype) -> Tensor:
+    """Turn quantized weights into numbers [out, in] of a dtype: what `dequantize` gives, rounded to it."""
+    values, facts, bits = _parts(weight)
+    rows, columns = weight.shape
+    y = values.new_empty(rows, columns, dtype=dtype)
+    kernels.unpack[rows,](
+        values,
+        facts,
+        1 if facts is None else facts.stride(0),
+        y,
+        INS=columns,
+        COLUMNS=tiles.padded(columns, GROUP),
+        GROUP=GROUP,
+        BITS=bits,
+        num_warps=8,
+        enable_fp_fusion=False,  # as PyTorch rounds
     )
     return y
 
@@ -147,6 +167,7 @@ def _multiply(
         BLOCK_IN=tile.inner,
         GROUP=GROUP,
         BITS=bits,
+        STAGES=tile.stages,
         PARTS=0 if squares is None else len(squares),
         GATED=gated,
         ADD=prepared is not None,
@@ -154,7 +175,7 @@ def _multiply(
         AHEAD=tiles.ahead(values.shape[1] * values.itemsize),
         num_warps=tile.warps,
         num_stages=tile.stages,
-        **chain.link(x.device, bits in tiles.CHAINED_BITS),
+        **chain.link(x.device, tile.is_chained),
     )
 
 

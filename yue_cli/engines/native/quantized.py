@@ -4,7 +4,7 @@ Weights alone are quantized; activations stay what they are. Knows tensors only:
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import ClassVar, Self
 
@@ -89,12 +89,16 @@ class QuantizedWeight(Weight):
     def dequantize(self) -> Tensor:
         """Compute the whole matrix, float32 [out, in]."""
 
-    def multiply(self, x: Tensor) -> Tensor:
+    def multiply(self, x: Tensor, unpack: "Unpack | None" = None) -> Tensor:
         """Multiply x [..., in] by the transposed matrix: [..., out] of x's dtype.
 
-        A block of rows at a time is turned into x's dtype, rounded once, and multiplied as any other weight.
+        A block of rows at a time is turned into x's dtype, rounded once, and multiplied as any other weight. unpack:
+        does so in one go, so that blocks may be larger.
         """
-        return torch.cat([F.linear(x, block.dequantize().to(x.dtype)) for block in self._blocks()], dim=-1)
+        rows = _block_rows(self.columns, x.device) if unpack is None else PRODUCT_BYTES // x.itemsize // self.columns
+        blocks = (self[start : start + rows] for start in range(0, len(self), rows))
+        unpack = unpack or (lambda block, dtype: block.dequantize().to(dtype))
+        return torch.cat([F.linear(x, unpack(block, x.dtype)) for block in blocks], dim=-1)
 
     @classmethod
     def empty(cls, rows: int, columns: int, device: torch.device) -> Self:
@@ -113,10 +117,9 @@ class QuantizedWeight(Weight):
     def __len__(self) -> int:
         return len(self.values)
 
-    def _blocks(self) -> Iterator[Self]:
-        rows = _block_rows(self.columns, self.values.device)
-        for start in range(0, len(self), rows):
-            yield self[start : start + rows]
+
+# Computes what `dequantize` does, rounded to a dtype.
+Unpack = Callable[[QuantizedWeight, torch.dtype], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,9 +167,9 @@ class Int4Weight(QuantizedWeight):
     """4 bits a weight, in groups of G = 128 neighbouring columns.
 
     weight[n, k] = level[n, k] * scales[k // G, n] + zeros[k // G, n], with levels 0..15.
-    values: uint8 [out, in / 2]; byte j of a group, 0..63, holds level j in its low half and level j + 64 in its high
-    half, so that either half of a group's bytes unpacks to neighbouring columns. scales, zeros: bfloat16 [in / G, out],
-    side by side in memory, so that a kernel can read both at once.
+    values: uint8 [out, in / 2]; bytes 2 j and 2 j + 1 of a group, j 0..31, hold from the lowest bits on the levels j,
+    j + 32, j + 64, j + 96, so that each four bits of pairs of bytes unpack to neighbouring columns. scales, zeros:
+    bfloat16 [in / G, out], side by side in memory, so that a kernel can read both at once.
     """
 
     format = FOUR_BIT
@@ -181,9 +184,10 @@ class Int4Weight(QuantizedWeight):
         for block in weight.split(_block_rows(columns, weight.device)):
             grouped = block.float().unflatten(1, (-1, GROUP))  # [out, in / G, G]
             scale, zero = _fit_levels(grouped)
-            low, high = _levels(grouped, scale, zero).to(torch.uint8).chunk(2, dim=-1)
+            quarters = _levels(grouped, scale, zero).to(torch.uint8).unflatten(-1, (2, 2, -1))
+            pairs = quarters[..., 0, :] | quarters[..., 1, :] << 4  # [out, in / G, 2, G / 4]
             scales, zeros = (fitted[..., 0].T.bfloat16() for fitted in (scale, zero))
-            parts.append(cls((low | high << 4).flatten(1), scales, zeros))
+            parts.append(cls(pairs.transpose(-1, -2).flatten(1), scales, zeros))
         return cls.join(parts)
 
     @classmethod
@@ -216,8 +220,8 @@ class Int4Weight(QuantizedWeight):
         return type(self)(self.values[rows], self.scales[:, rows], self.zeros[:, rows])
 
     def dequantize(self) -> Tensor:
-        grouped = self.values.unflatten(1, (-1, GROUP // 2))  # [out, in / G, G / 2]
-        levels = torch.cat((grouped & 15, grouped >> 4), dim=-1).float()
+        pairs = self.values.unflatten(1, (-1, GROUP // 4, 2)).transpose(-1, -2)  # [out, in / G, 2, G / 4]
+        levels = torch.stack((pairs & 15, pairs >> 4), dim=-2).flatten(-3).float()
         return (levels * self.scales.T.float()[..., None] + self.zeros.T.float()[..., None]).flatten(1)
 
 

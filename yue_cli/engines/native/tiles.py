@@ -12,7 +12,6 @@ from yue_cli.engines.native.formats import GROUP
 from yue_cli.engines.native.quantized import Int4Weight, Int8Weight
 
 MOST_ROWS = 64  # of a product by a kernel; more are PyTorch's business
-CHAINED_BITS = (16,)  # of weights whose products begin before the kernel before has ended; others are faster apart
 LEAST_ROWS = {16: 16, 8: 8, 4: 8}  # that tensor cores take, by the bits of a weight; fewer are filled up
 
 
@@ -24,6 +23,7 @@ class Tile:
     inner: int  # columns of x that are multiplied at once
     warps: int
     stages: int  # loads under way
+    is_chained: bool = True  # it begins before the kernel before has ended; some are faster apart
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def find(kind: type, outs: int, inner: int, rows: int, gated: bool, is_hopper: b
     if rows > MOST_ROWS:
         return None
     if kind in (Int8Weight, Int4Weight):
-        return quantized_tile(kind, outs, inner, rows)
+        return quantized_tile(kind, outs, inner, rows, gated)
     return product_tile(outs, inner, rows, gated, is_hopper) if issubclass(kind, Tensor) else None
 
 
@@ -68,8 +68,6 @@ def product_tile(outs: int, inner: int, rows: int, gated: bool, is_hopper: bool)
     if not is_hopper:
         columns = 32 if outs > 8192 or gated or rows > 32 else 16
         tile = Tile(columns, 256 if rows <= 32 else 128, warps=4, stages=3 if gated else 4)
-    elif inner > 4096 and inner % 256:
-        return None
     elif gated:
         tile = Tile(64, 128, warps=4, stages=5 if rows <= 16 else 4)
     elif outs <= 2048:
@@ -83,17 +81,19 @@ def product_tile(outs: int, inner: int, rows: int, gated: bool, is_hopper: bool)
     return _fitted(tile, outs, inner)
 
 
-def quantized_tile(kind: type, outs: int, inner: int, rows: int) -> Tile | None:
+def quantized_tile(kind: type, outs: int, inner: int, rows: int, gated: bool) -> Tile | None:
     """Choose the tile of a product with fewer bits: some groups of columns at once; they need not divide all."""
     if inner % GROUP or outs % 16:
         return None
     if rows > 8:
-        return Tile(16, 4 * GROUP, warps=4, stages=3) if rows <= 32 else Tile(16, 2 * GROUP, warps=2, stages=2)
-    if inner <= outs and kind is Int8Weight:
-        return Tile(16, 4 * GROUP, warps=2, stages=4)
-    if inner <= outs <= 4096 and outs % 32 == 0:
-        return Tile(32, 8 * GROUP, warps=8, stages=3)
-    return Tile(16, 8 * GROUP, warps=4, stages=3)
+        few = rows <= 32
+        return Tile(16, 4 * GROUP, 4, 3, is_chained=False) if few else Tile(16, 2 * GROUP, 2, 2, is_chained=False)
+    columns = 32 if kind is Int4Weight and outs % 32 == 0 else 16
+    if inner > outs:
+        return Tile(columns, 8 * GROUP, warps=4, stages=4, is_chained=kind is Int8Weight)
+    if kind is Int8Weight:
+        return Tile(columns, 4 * GROUP, warps=4 if gated else 2, stages=4)
+    return Tile(columns, 4 * GROUP, warps=4, stages=3 if gated else 4)
 
 
 def padded(count: int, least: int) -> int:
@@ -105,10 +105,8 @@ def padded(count: int, least: int) -> int:
 
 
 def _fitted(tile: Tile, outs: int, inner: int) -> Tile | None:
-    """Make a tile smaller until it divides the matrix; None if that leaves too little for tensor cores."""
-    columns, depth = tile.out, tile.inner
+    """Make a tile narrower until it divides the columns; None if that leaves too little for tensor cores."""
+    columns = tile.out
     while outs % columns:
         columns //= 2
-    while inner % depth:
-        depth //= 2
-    return replace(tile, out=columns, inner=depth) if min(columns, depth) >= 16 else None
+    return replace(tile, out=columns, inner=min(tile.inner, padded(inner, 16))) if columns >= 16 else None
