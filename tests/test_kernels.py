@@ -237,7 +237,7 @@ def compiled(kernel, capability: int, types: dict[str, str], constants: dict, ti
     aligned = {
         (place,): [["tt.divisibility", 16]]
         for place, name in enumerate(kernel.arg_names)
-        if signature[name].startswith("*")
+        if signature[name].startswith("*") or name == "places"
     }
     absent = {name: None for name in kernel.arg_names if name not in types and name not in constants}
     source = ASTSource(kernel, signature=signature, constexprs=constants | absent, attrs=aligned)
@@ -302,18 +302,19 @@ def test_norms_compile(capability: int) -> None:
 @pytest.mark.parametrize(("heads", "shared", "count"), [(32, 4, 1), (16, 16, 1), (16, 16, 2)])
 def test_attention_compiles(heads: int, shared: int, count: int, is_bytes: bool, capability: int) -> None:
     groups, cut = heads // shared, tiles.attention_cut(heads // shared, capability >= 90)
-    types = dict.fromkeys(("keys", "values"), "*u8" if is_bytes else "*bf16") | dict.fromkeys(("qkv", "y"), "*bf16")
+    types = dict.fromkeys(("keys", "values"), "*i8" if is_bytes else "*bf16") | dict.fromkeys(("qkv", "y"), "*bf16")
     types |= dict.fromkeys(("cosine", "sine", "sums", "peaks"), "*fp32") | {"filled": "*i64", "arrived": "*i32"}
     types |= dict.fromkeys(("key_scales", "value_scales"), "*fp32") if is_bytes else {}
-    types |= {"length": "i32", "sharpness": "fp32"}
+    types |= {"places": "i32", "sharpness": "fp32"}
     constants = {
         "COUNT": count,
         "GROUPS": groups,
         "SHARED": shared,
         "SIZE": 128,
-        "QUERIES": tiles.padded(groups * count, 16),
+        "QUERIES": tiles.padded_queries(groups * count, is_bytes),
         "CHUNKS": cut.chunks,
         "BLOCK": cut.block,
+        "WARPS": cut.warps,
         "EIGHT_BIT": is_bytes,
         "CHAINED": capability >= 90,
     }

@@ -32,7 +32,7 @@ class Cut:
 
     chunks: int  # of a row, at most
     block: int  # keys that a program looks at at once
-    warps: int
+    warps: int  # of which each looks at its part of a block: 32 keys or more
     stages: int
 
 
@@ -102,6 +102,11 @@ def padded(count: int, least: int) -> int:
     while size < count:
         size *= 2
     return size
+
+
+def padded_queries(count: int, is_bytes: bool) -> int:
+    """Round up a number of queries to what fills eight columns of a product. In bytes each query has two."""
+    return padded(count, 4 if is_bytes else 8)
 
 
 def _fitted(tile: Tile, outs: int, inner: int) -> Tile | None:
