@@ -10,6 +10,7 @@ from yue_cli.engines.native.kernels import ASSEMBLY, narrow
 
 _STEPS = tl.constexpr(32512.0)  # on either side of zero, of a number in two bytes: 127 * 256
 _SHIFT = tl.constexpr(12582912.0)  # 1.5 * 2^23: added to a number, it leaves its whole part in the lowest bits
+_SMALLEST = tl.constexpr(1e-20)  # scale that is told from zero
 _LOWEST = tl.constexpr(-1e30)  # a peak where nothing was seen yet: finite, so that differences are no NaN
 
 
@@ -56,53 +57,36 @@ def attend(
     COLUMNS: tl.constexpr = QUERIES * 2 if EIGHT_BIT else QUERIES
     column = tl.arange(0, COLUMNS) // (COLUMNS // QUERIES)
     query, feature = tl.arange(0, QUERIES), tl.arange(0, SIZE)
-    new = tl.arange(0, triton.next_power_of_2(COUNT))
     # Angles are there already; what the kernel before this one makes, is not.
-    query_cos, query_sin = _angles(cosine, sine, old + column % COUNT, SIZE)
-    key_cos, key_sin = _angles(cosine, sine, old + tl.minimum(new, COUNT - 1), SIZE)
+    cos, sin = _angles(cosine, sine, old + column % COUNT, SIZE)
     if CHAINED:
         tl.extra.cuda.gdc_wait()  # the next kernel begins late: its programs would take the place of these
     if first < known:
-        is_last = first + size >= known
-        token = row * COUNT + column % COUNT
-        own = token * (GROUPS + 2) * SHARED + shared * GROUPS + column // COUNT
-        q = _turned(qkv, own, column < GROUPS * COUNT, query_cos, query_sin, SIZE)
-        is_new = is_last & (new < COUNT)
-        own = (row * COUNT + new) * (GROUPS + 2) * SHARED + GROUPS * SHARED + shared
-        new_k = _turned(qkv, own, is_new, key_cos, key_sin, SIZE)
-        new_v = tl.load(qkv + (own + SHARED)[None, :] * SIZE + feature[:, None], mask=is_new[None, :], other=0.0)
+        own = (row * COUNT + column % COUNT) * (GROUPS + 2) * SHARED + shared * GROUPS + column // COUNT
+        q = _turned(qkv, own, column < GROUPS * COUNT, cos, sin, SIZE)
+        peak = tl.full((QUERIES,), _LOWEST, tl.float32)
+        weights = tl.zeros((QUERIES,), tl.float32)
+        total = tl.zeros((SIZE, QUERIES), tl.float32)
+        if first + size >= known:
+            for new in tl.static_range(COUNT):
+                score, value = _remember(
+                    q, qkv, cosine, sine, keys, values, key_scales, value_scales, row * COUNT + new, shared, slots,
+                    old + new, places, sharpness, GROUPS, SHARED, SIZE, QUERIES, EIGHT_BIT,
+                )  # fmt: skip
+                score = tl.where(new <= query % COUNT, score, _LOWEST)
+                higher = tl.maximum(peak, score)
+                fade, weight = tl.exp2(peak - higher), tl.exp2(score - higher)
+                peak, weights = higher, weights * fade + weight
+                total = total * fade[None, :] + value[:, None] * weight[None, :]
         if EIGHT_BIT:
             peak, weights, total = _look_at_bytes(
-                q, keys, values, key_scales, value_scales, slots, first, stop, places, sharpness,
+                q, peak, weights, total, keys, values, key_scales, value_scales, slots, first, stop, places, sharpness,
                 SIZE, QUERIES, BLOCK, WARPS,
             )  # fmt: skip
         else:
-            peak, weights, total = _look(q, keys, values, slots, first, stop, sharpness, SIZE, QUERIES, BLOCK, WARPS)
-        # The new keys and values, as they are found in the cache later.
-        place = slots + old + new
-        if EIGHT_BIT:
-            new_k, byte, scale = _rounded(new_k)
-            tl.store(keys + place[None, :] * SIZE + feature[:, None], byte, mask=is_new[None, :])
-            tl.store(key_scales + place, scale, mask=is_new)
-            new_v, byte, scale = _rounded(new_v)
-            at = slots * SIZE + feature[:, None].to(tl.int64) * places + (old + new)[None, :]
-            tl.store(values + at, byte, mask=is_new[None, :])
-            tl.store(value_scales + place, scale, mask=is_new)
-        else:
-            tl.store(keys + place[None, :] * SIZE + feature[:, None], new_k, mask=is_new[None, :])
-            tl.store(values + place[None, :] * SIZE + feature[:, None], new_v, mask=is_new[None, :])
-        scores = tl.sum(q.to(tl.float32)[:, None, :] * new_k.to(tl.float32)[:, :, None], 0) * sharpness
-        if EIGHT_BIT:
-            scores, _ = tl.split(tl.reshape(scores, (new.shape[0], QUERIES, 2)))
-        sees = is_new[:, None] & (new[:, None] <= (query % COUNT)[None, :])
-        scores = tl.where(sees, scores, float("-inf"))
-        # Join the warps' parts, and these.
-        top = tl.maximum(tl.max(peak, 0), tl.max(scores, 0))
-        share = tl.exp2(peak - top[None, :])
-        weight = tl.exp2(scores - top[None, :])
-        weights = tl.sum(weights * share, 0) + tl.sum(weight, 0)
-        total = tl.sum(total * share[:, None, :], 0)
-        total += tl.sum(new_v.to(tl.float32)[:, :, None] * weight[None, :, :], 1)  # [SIZE, QUERIES]
+            peak, weights, total = _look(
+                q, peak, weights, total, keys, values, slots, first, stop, sharpness, SIZE, QUERIES, BLOCK, WARPS
+            )
         if CHAINED:
             tl.extra.cuda.gdc_launch_dependents()
         is_query = query < GROUPS * COUNT
@@ -113,7 +97,7 @@ def attend(
         else:
             part = (head * CHUNKS + chunk) * GROUPS * COUNT + query
             tl.store(sums + part[None, :] * SIZE + feature[:, None], total, mask=is_query[None, :])
-            tl.store(peaks + part * 2, top, mask=is_query)
+            tl.store(peaks + part * 2, peak, mask=is_query)
             tl.store(peaks + part * 2 + 1, weights, mask=is_query)
             tl.debug_barrier()
             if tl.atomic_add(arrived + head, 1, sem="acq_rel") == tl.cdiv(known, size) - 1:
@@ -124,6 +108,9 @@ def attend(
 @triton.jit
 def _look(
     q,  # [SIZE, QUERIES]
+    peak,  # [QUERIES], and so on: what was found among the new keys
+    weights,
+    total,  # [SIZE, QUERIES]
     keys,
     values,
     slots,
@@ -135,7 +122,7 @@ def _look(
     BLOCK: tl.constexpr,
     WARPS: tl.constexpr,
 ):
-    """Look at the keys from `first` to `stop`: for each warp the highest scores, sums of weights and of values.
+    """Look at the keys from `first` to `stop` too: the highest scores, sums of weights and of values.
 
     Keys and values are the left operands, which fill the long side of the tensor cores' tiles. No load has a mask: what
     lies behind the keys is finite, and counts nothing.
@@ -147,9 +134,7 @@ def _look(
     key_at = key[:, :, None] * SIZE + feature[None, None, :]
     value_at = (begin + place[None, :])[:, None, :] * SIZE + feature[None, :, None]
     q = tl.broadcast_to(q[None], (WARPS, SIZE, QUERIES))
-    peak = tl.full((WARPS, QUERIES), _LOWEST, tl.float32)
-    weights = tl.zeros((WARPS, PART, QUERIES), tl.float32)
-    total = tl.zeros((WARPS, SIZE, QUERIES), tl.float32)
+    peak, weights, total = _dealt(peak, weights, total, WARPS, PART)
     for start in range(first, stop, BLOCK):
         k = tl.load(keys + (slots + start) * SIZE + key_at)
         scores = tl.dot(k, q, input_precision="ieee") * sharpness
@@ -162,12 +147,15 @@ def _look(
         v = tl.load(values + (slots + start) * SIZE + value_at)
         weight = _in_order(weight.to(v.dtype), 2)
         total = tl.dot(v, weight, total * fade[:, None, :], input_precision="ieee")
-    return peak, tl.sum(weights, 1), total
+    return _joined(peak, weights, total)
 
 
 @triton.jit
 def _look_at_bytes(
     q,  # [SIZE, 2 * QUERIES]: each twice
+    peak,
+    weights,
+    total,
     keys,
     values,
     key_scales,
@@ -196,16 +184,14 @@ def _look_at_bytes(
     value_at = feature[:, None, None] * places + begin[None, :, None] + place[None, None, :]
     largest = tl.max(tl.abs(q.to(tl.float32)), 0)
     step = tl.where(largest > 0, largest, 1.0) / _STEPS
-    number = tl.floor(q.to(tl.float32) / step[None, :] + 0.5).to(tl.int32)
-    high = (number + 128) >> 8
+    number = (q.to(tl.float32) * (1 / step)[None, :] + _SHIFT).to(tl.int32, bitcast=True)
     is_high = (tl.arange(0, 2 * QUERIES) % 2 == 0)[None, :]
-    q = tl.where(is_high, high, number - high * 256).to(tl.int8)
+    q = tl.where(is_high, (number + 128) >> 8, number).to(tl.int8)
     q = tl.broadcast_to(q[None], (WARPS, SIZE, 2 * QUERIES))
     steep, _ = tl.split(tl.reshape(step * sharpness, (QUERIES, 2)))
-    peak = tl.full((WARPS, QUERIES), _LOWEST, tl.float32)
-    weights = tl.zeros((WARPS, PART, QUERIES), tl.float32)
-    total = tl.zeros((WARPS, SIZE, QUERIES), tl.float32)
-    largest = tl.full((WARPS, QUERIES), 1e-30, tl.float32)  # scale of values so far, the unit of the total
+    peak, weights, total = _dealt(peak, weights, total, WARPS, PART)
+    largest = tl.full((WARPS, QUERIES), _SMALLEST, tl.float32)  # scale of values so far: the total is in its steps
+    total *= _STEPS / _SMALLEST
     for start in range(first, stop, BLOCK):
         k = tl.load(keys + (slots + start) * SIZE + key_at)
         key_scale = tl.load(key_scales + (slots + start) + key)
@@ -227,7 +213,30 @@ def _look_at_bytes(
         weight = _in_order(_two_bytes(bits), 4)
         v = tl.permute(tl.load(values + (slots * SIZE + start) + value_at), (1, 0, 2))
         total = total * fade[:, None, :] + _whole(tl.dot(v, weight), QUERIES)
-    return peak, tl.sum(weights, 1), total * (largest * (1 / _STEPS))[:, None, :]
+    return _joined(peak, weights, total * (largest * (1 / _STEPS))[:, None, :])
+
+
+@triton.jit
+def _dealt(peak, weights, total, WARPS: tl.constexpr, PART: tl.constexpr):
+    """Give the first warp what was found already, the others nothing."""
+    warp, place = tl.arange(0, WARPS), tl.arange(0, PART)
+    peak = tl.where((warp == 0)[:, None], peak[None, :], _LOWEST)
+    is_first = (warp[:, None] == 0) & (place[None, :] == 0)
+    weights = tl.where(is_first[:, :, None], weights[None, None, :], 0.0)
+    return peak, weights, tl.where((warp == 0)[:, None, None], total[None], 0.0)
+
+
+@triton.jit
+def _joined(peak, weights, total):
+    """Join what the warps found, in their order: [WARPS, QUERIES], [WARPS, PART, QUERIES], [WARPS, SIZE, QUERIES]."""
+    top, weights = tl.reduce((peak, tl.sum(weights, 1)), 0, _higher)
+    return top, weights, tl.sum(total * tl.exp2(peak - top[None, :])[:, None, :], 0)
+
+
+@triton.jit
+def _higher(peak, weights, other_peak, other_weights):
+    top = tl.maximum(peak, other_peak)
+    return top, weights * tl.exp2(peak - top) + other_weights * tl.exp2(other_peak - top)
 
 
 @triton.jit
@@ -301,12 +310,63 @@ def _turned(
 
 
 @triton.jit
+def _remember(
+    q,  # [SIZE, columns]
+    qkv,
+    cosine,
+    sine,
+    keys,
+    values,
+    key_scales,
+    value_scales,
+    token,
+    shared,
+    slots,
+    position,
+    places,
+    sharpness,
+    GROUPS: tl.constexpr,
+    SHARED: tl.constexpr,
+    SIZE: tl.constexpr,
+    QUERIES: tl.constexpr,
+    EIGHT_BIT: tl.constexpr,
+):
+    """Put key and value of one head of a new id into the cache, the key turned by the angle of its position.
+
+    Returns the scores of the queries with it, and the value: what they would find in the cache.
+    """
+    feature, column = tl.arange(0, SIZE), tl.arange(0, q.shape[1])
+    own = token * (GROUPS + 2) * SHARED + GROUPS * SHARED + shared
+    # The key stands in every column, so that each thread has all that it multiplies with its queries.
+    cos, sin = _angles(cosine, sine, position + column * 0, SIZE)
+    key = _turned(qkv, own + column * 0, column >= 0, cos, sin, SIZE)
+    value = tl.load(qkv + (own + SHARED) * SIZE + feature)
+    place = slots + position
+    is_first = (column == 0)[None, :]
+    key_at = keys + place * SIZE + feature[:, None] + column[None, :] * 0
+    if EIGHT_BIT:  # see cache.to_bytes
+        key, byte, scale = _rounded(key)
+        tl.store(key_at, byte, mask=is_first)
+        tl.store(key_scales + place + column * 0, scale, mask=column == 0)
+        value, byte, scale = _rounded(value)
+        tl.store(values + slots * SIZE + feature.to(tl.int64) * places + position, byte)
+        tl.store(value_scales + place, scale)
+    else:
+        tl.store(key_at, key, mask=is_first)
+        tl.store(values + place * SIZE + feature, value)
+    score = tl.sum(q.to(tl.float32) * key.to(tl.float32), 0) * sharpness
+    if EIGHT_BIT:
+        score, _ = tl.split(tl.reshape(score, (QUERIES, 2)))
+    return score, value.to(tl.float32)
+
+
+@triton.jit
 def _rounded(numbers):
-    """Round [SIZE, n] to bytes, see cache.to_bytes: what they stand for, bytes and scales."""
+    """Round [SIZE] or [SIZE, n] to bytes: what they stand for, bytes and scales."""
     wide = numbers.to(tl.float32)
     scale = tl.max(tl.abs(wide), 0) / 127
-    steps = tl.floor(wide / tl.where(scale > 0, scale, 1.0)[None, :] + 0.5)
-    return steps * scale[None, :], steps.to(tl.int8), scale
+    steps = tl.floor(wide / tl.where(scale > 0, scale, 1.0) + 0.5)
+    return steps * scale, steps.to(tl.int8), scale
 
 
 @triton.jit
