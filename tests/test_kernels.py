@@ -229,7 +229,7 @@ PRODUCTS = {  # of the published models: columns of the result, inputs, gated
 }
 
 
-def compiled(kernel, capability: int, types: dict[str, str], constants: dict, tile: tiles.Tile | None = None):
+def compiled(kernel, capability: int, types: dict[str, str], constants: dict, tile: tiles.Tile | tiles.Cut):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
@@ -241,7 +241,7 @@ def compiled(kernel, capability: int, types: dict[str, str], constants: dict, ti
     }
     absent = {name: None for name in kernel.arg_names if name not in types and name not in constants}
     source = ASTSource(kernel, signature=signature, constexprs=constants | absent, attrs=aligned)
-    options = {"num_warps": tile.warps, "num_stages": tile.stages} if tile else {}
+    options = {"num_warps": tile.warps, "num_stages": tile.stages, "maxnreg": getattr(tile, "registers", None)}
     return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
 
 
@@ -318,7 +318,7 @@ def test_attention_compiles(heads: int, shared: int, count: int, is_bytes: bool,
         "EIGHT_BIT": is_bytes,
         "CHAINED": capability >= 90,
     }
-    made = compiled(attention_kernels.attend, capability, types, constants, tiles.Tile(0, 0, cut.warps, cut.stages))
+    made = compiled(attention_kernels.attend, capability, types, constants, cut)
     assert made.metadata.shared <= LARGEST_SHARED[capability]
 
 

@@ -77,7 +77,7 @@ def attend(
                 higher = tl.maximum(peak, score)
                 fade, weight = tl.exp2(peak - higher), tl.exp2(score - higher)
                 peak, weights = higher, weights * fade + weight
-                total = total * fade[None, :] + value[:, None] * weight[None, :]
+                total = total * fade[None, :] + value * weight[None, :]
         if EIGHT_BIT:
             peak, weights, total = _look_at_bytes(
                 q, peak, weights, total, keys, values, key_scales, value_scales, slots, first, stop, places, sharpness,
@@ -335,25 +335,26 @@ def _remember(
 
     Returns the scores of the queries with it, and the value: what they would find in the cache.
     """
-    feature, column = tl.arange(0, SIZE), tl.arange(0, q.shape[1])
+    feature = tl.arange(0, SIZE)[:, None]
+    column, query = tl.arange(0, q.shape[1]), tl.arange(0, QUERIES)
     own = token * (GROUPS + 2) * SHARED + GROUPS * SHARED + shared
-    # The key stands in every column, so that each thread has all that it multiplies with its queries.
+    slot = slots + position
+    # Key and value stand in every column, so that threads have all that they need without asking others.
     cos, sin = _angles(cosine, sine, position + column * 0, SIZE)
     key = _turned(qkv, own + column * 0, column >= 0, cos, sin, SIZE)
-    value = tl.load(qkv + (own + SHARED) * SIZE + feature)
-    place = slots + position
-    is_first = (column == 0)[None, :]
-    key_at = keys + place * SIZE + feature[:, None] + column[None, :] * 0
+    value = tl.load(qkv + (own + SHARED + query * 0)[None, :] * SIZE + feature)
+    key_at = keys + (slot + column * 0)[None, :] * SIZE + feature
     if EIGHT_BIT:  # see cache.to_bytes
         key, byte, scale = _rounded(key)
-        tl.store(key_at, byte, mask=is_first)
-        tl.store(key_scales + place + column * 0, scale, mask=column == 0)
+        tl.store(key_at, byte, mask=(column == 0)[None, :])
+        tl.store(key_scales + slot + column * 0, scale, mask=column == 0)
         value, byte, scale = _rounded(value)
-        tl.store(values + slots * SIZE + feature.to(tl.int64) * places + position, byte)
-        tl.store(value_scales + place, scale)
+        value_at = values + slots * SIZE + feature.to(tl.int64) * places + (position + query * 0)[None, :]
+        tl.store(value_at, byte, mask=(query == 0)[None, :])
+        tl.store(value_scales + slot + query * 0, scale, mask=query == 0)
     else:
-        tl.store(key_at, key, mask=is_first)
-        tl.store(values + place * SIZE + feature, value)
+        tl.store(key_at, key, mask=(column == 0)[None, :])
+        tl.store(values + (slot + query * 0)[None, :] * SIZE + feature, value, mask=(query == 0)[None, :])
     score = tl.sum(q.to(tl.float32) * key.to(tl.float32), 0) * sharpness
     if EIGHT_BIT:
         score, _ = tl.split(tl.reshape(score, (QUERIES, 2)))
@@ -362,11 +363,11 @@ def _remember(
 
 @triton.jit
 def _rounded(numbers):
-    """Round [SIZE] or [SIZE, n] to bytes: what they stand for, bytes and scales."""
+    """Round columns [SIZE, n] to bytes: what these stand for, they, and their scales."""
     wide = numbers.to(tl.float32)
     scale = tl.max(tl.abs(wide), 0) / 127
-    steps = tl.floor(wide / tl.where(scale > 0, scale, 1.0) + 0.5)
-    return steps * scale, steps.to(tl.int8), scale
+    steps = tl.floor(wide / tl.where(scale > 0, scale, 1.0)[None, :] + 0.5)
+    return steps * scale[None, :], steps.to(tl.int8), scale
 
 
 @triton.jit

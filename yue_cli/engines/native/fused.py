@@ -90,6 +90,7 @@ class FusedStep:
             EIGHT_BIT=is_bytes,
             num_warps=cut.warps,
             num_stages=cut.stages,
+            maxnreg=cut.registers,
             **chain.link(qkv.device),
         )
         return attended
