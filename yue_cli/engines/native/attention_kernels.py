@@ -10,7 +10,7 @@ from yue_cli.engines.native.kernels import ASSEMBLY, narrow
 
 _STEPS = tl.constexpr(32512.0)  # on either side of zero, of a number in two bytes: 127 * 256
 _SHIFT = tl.constexpr(12582912.0)  # 1.5 * 2^23: added to a number, it leaves its whole part in the lowest bits
-_SMALLEST = tl.constexpr(1e-20)  # scale that is told from zero
+_SMALLEST = tl.constexpr(1e-20)  # product of a weight and a scale that is told from zero
 _LOWEST = tl.constexpr(-1e30)  # a peak where nothing was seen yet: finite, so that differences are no NaN
 
 
@@ -190,7 +190,7 @@ def _look_at_bytes(
     q = tl.broadcast_to(q[None], (WARPS, SIZE, 2 * QUERIES))
     steep, _ = tl.split(tl.reshape(step * sharpness, (QUERIES, 2)))
     peak, weights, total = _dealt(peak, weights, total, WARPS, PART)
-    largest = tl.full((WARPS, QUERIES), _SMALLEST, tl.float32)  # scale of values so far: the total is in its steps
+    largest = tl.full((WARPS, QUERIES), _SMALLEST, tl.float32)
     total *= _STEPS / _SMALLEST
     for start in range(first, stop, BLOCK):
         k = tl.load(keys + (slots + start) * SIZE + key_at)
@@ -202,14 +202,13 @@ def _look_at_bytes(
         weight = tl.exp2(scores - higher[:, None, :])
         weights = weights * fade[:, None, :] + weight
         peak = higher
-        # Scales of values go with the weights, relative to the largest.
-        scale = tl.load(value_scales + (slots + start) + key)
-        scale = tl.where(scores > float("-inf"), scale[:, :, None], 0.0)
-        larger = tl.maximum(largest, tl.max(scale, 1))
-        steps = _STEPS / larger
-        fade *= largest * steps * (1 / _STEPS)
-        largest = larger
-        bits = (weight * (scale * steps[:, None, :]) + _SHIFT).to(tl.int32, bitcast=True)
+        # Scales of values go with the weights. The total is in steps of the largest of these so far.
+        weight *= tl.load(value_scales + (slots + start) + key)[:, :, None]
+        fade *= largest
+        largest = tl.maximum(tl.maximum(fade, tl.max(weight, 1)), _SMALLEST)
+        steps = _STEPS / largest
+        fade *= steps * (1 / _STEPS)
+        bits = (weight * steps[:, None, :] + _SHIFT).to(tl.int32, bitcast=True)
         weight = _in_order(_two_bytes(bits), 4)
         v = tl.permute(tl.load(values + (slots * SIZE + start) + value_at), (1, 0, 2))
         total = total * fade[:, None, :] + _whole(tl.dot(v, weight), QUERIES)
