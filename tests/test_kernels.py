@@ -315,6 +315,7 @@ def test_attention_compiles(heads: int, shared: int, count: int, is_bytes: bool,
         "CHUNKS": cut.chunks,
         "BLOCK": cut.block,
         "WARPS": cut.warps,
+        "AHEAD": cut.ahead,
         "EIGHT_BIT": is_bytes,
         "CHAINED": capability >= 90,
     }

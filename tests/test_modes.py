@@ -207,7 +207,7 @@ def test_a_cache_in_bytes_takes_half_of_bfloat16(checkpoint: Path) -> None:
     assert [fact.cache_bytes_per_token for fact in facts] == [2 * 2 * 2 * 64 * 2, 2 * 2 * 2 * (64 + 4)]
     engine = open_tiny(checkpoint, "eager", cache="int8")
     plain = open_tiny(checkpoint, "eager")
-    # In bytes there are places for sixteens of ids.
+    # In bytes there are places for so many ids that 32 divides them.
     assert plain.memory - engine.memory == 2 * 2 * 2 * 2 * (1300 * 64 * 4 - 1312 * (64 + 4))
 
 

@@ -10,7 +10,7 @@ from yue_cli.engines.native.config import LlamaConfig
 
 _LARGEST = 127  # steps on either side of zero
 BEHIND = 128  # keys that kernels may read behind the last one: what they find there must be finite, no more
-_ALIGNED = 16  # bytes that GPUs copy at once: each feature of the values in bytes begins at such a place
+_ALIGNED = 32  # bytes that GPUs read from memory at once: each feature of the values in bytes begins at such a place
 
 
 @dataclass(frozen=True)

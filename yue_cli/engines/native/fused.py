@@ -87,6 +87,7 @@ class FusedStep:
             CHUNKS=cut.chunks,
             BLOCK=cut.block,
             WARPS=cut.warps,
+            AHEAD=cut.ahead,
             EIGHT_BIT=is_bytes,
             num_warps=cut.warps,
             num_stages=cut.stages,

@@ -34,6 +34,7 @@ class Cut:
     block: int  # keys that a program looks at at once
     warps: int  # of which each looks at its part of a block: 32 keys or more
     stages: int
+    ahead: int = 0  # keys of a chunk that are fetched while the kernel before works
     registers: int | None = None  # that a thread may have, so that more programs fit; None: what the compiler likes
 
 
@@ -43,8 +44,8 @@ _AHEAD = 512  # bytes; more gets into the way of what is needed first
 def attention_cut(groups: int, is_hopper: bool) -> Cut:
     """Choose for a number of heads that share a key. Not for a number of rows: equal ids must give equal numbers."""
     if groups > 2:
-        return Cut(16, 128, warps=4, stages=3 if is_hopper else 2)
-    return Cut(2, 128, warps=4, stages=2, registers=96)
+        return Cut(16, 128, warps=4, stages=3 if is_hopper else 2, ahead=256)
+    return Cut(2, 128, warps=4, stages=2, ahead=128, registers=96)
 
 
 def ahead(row_bytes: int) -> int:
