@@ -5,6 +5,7 @@ interpreter, which computes wrongly in bfloat16 and, in Triton 3.6, wants a nump
 they are compiled, as far as a GPU would.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.agreement import SHAPES
 from benchmarks.random_exl2 import write_model
 from tests.exl2_stand_in import ExtensionStandIn
 from tests.tiny_llama import CONFIG, write_checkpoint, write_quantized
@@ -21,8 +23,11 @@ from yue_cli.models import EIGHT_BIT, FOUR_BIT
 
 triton = pytest.importorskip("triton")
 
-from yue_cli.engines.native import attention_kernels, chain, kernels, tiles  # noqa: E402
+from yue_cli.engines.native import attention, attention_kernels, chain, kernels, tiles  # noqa: E402
+from yue_cli.engines.native.cache import EightBitCache  # noqa: E402
 from yue_cli.engines.native.formats import GROUP  # noqa: E402
+from yue_cli.engines.native.fused import FusedStep  # noqa: E402
+from yue_cli.engines.native.model import Llama, Weights, rotate  # noqa: E402
 from yue_cli.engines.native.products import Norm, Residual, add_product, project_normed, read_dtype  # noqa: E402
 from yue_cli.engines.native.quantized import Int4Weight, Int8Weight  # noqa: E402
 
@@ -198,6 +203,29 @@ def compare_steps(checkpoint: Path, dtype: torch.dtype, cache: str, close: float
         ids = torch.from_numpy(np.stack([random_ids(count, row) for row in range(3)])).to(DEVICE)
         eager, fast = (engine.step(ids) for engine in engines)
         torch.testing.assert_close(fast, eager, atol=close, rtol=0)
+
+
+@needs_device
+@pytest.mark.parametrize(("heads", "shared"), [(2, 2), (8, 1)])
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("spread", [0.1, 2.0], ids=["alike", "unlike"])
+def test_attention_over_bytes_is_nearly_exact(heads: int, shared: int, count: int, spread: float) -> None:
+    """Against float64 and what the cache holds, with values whose sizes differ little or much."""
+    config = replace(SHAPES["stage2"], hidden=heads * 64, heads=heads, key_value_heads=shared, head_size=64, layers=1)
+    length, filled = 400, torch.tensor([3, 390], device=DEVICE)
+    like = torch.zeros(1, device=DEVICE)
+    cache = EightBitCache.zeros((2, shared, length, 64), like)
+    values = draw(2, shared, length, 64) * torch.exp(spread * draw(2, shared, length, 1))
+    cache.write(slice(2), 0, draw(2, shared, length, 64, scale=2), values)
+    model = Llama(config, Weights(like.expand(1, config.hidden), [], like, like), [cache], length=length)
+    qkv = draw(2, count, heads + 2 * shared, 64, scale=2, dtype=torch.float16)
+    found = FusedStep(model, length=length)._attend(qkv.view(2 * count, -1), cache, filled, count, torch.float32)
+    positions = filled[:, None] + torch.arange(count, device=DEVICE)
+    turned = rotate(qkv.transpose(1, 2), model.cosine[positions][:, None], model.sine[positions][:, None])
+    q, known = turned[:, :heads].transpose(1, 2).double(), [kept.double() for kept in cache.read(slice(2), length)]
+    visible = torch.arange(length, device=DEVICE) <= positions[..., None]
+    expected = attention.masked(q, *known, visible).flatten(0, 1).flatten(1)
+    torch.testing.assert_close(found.double(), expected, atol=2e-4 * float(expected.abs().max()), rtol=0)
 
 
 @needs_device

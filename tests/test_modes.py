@@ -223,6 +223,17 @@ def test_a_cache_in_bytes_changes_little(checkpoint: Path) -> None:
     assert 0 < difference < 0.04
 
 
+def test_a_cache_in_bytes_gives_back_what_was_written_at_places() -> None:
+    keys, values = torch.randn(2, 2, 2, 3, 8)  # each [rows, heads, n, size]
+    caches = [EightBitCache.zeros((3, 2, 7, 8), torch.zeros(1)) for _ in range(2)]
+    caches[0].write(slice(2), 1, keys, values)
+    caches[1].write_at(torch.arange(1, 4).expand(2, 3), keys, values)
+    for found, same, written in zip(*(cache.read(slice(2), 4) for cache in caches), (keys, values), strict=True):
+        assert found.is_contiguous() and torch.equal(found, same)
+        assert (found[:, :, 0] == 0).all()
+        torch.testing.assert_close(found[:, :, 1:], written, atol=0.02, rtol=0)
+
+
 def test_an_empty_cache_in_bytes_is_finite() -> None:
     cache = EightBitCache.zeros((1, 2, 3, 4), torch.zeros(1))
     keys, values = cache.read(slice(1), 3)
