@@ -28,7 +28,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Cut:
-    """How attention cuts up the keys. `chunks` and `block` are part of the numbers: sums are taken chunk by chunk."""
+    """How attention cuts up the keys. `chunks`, `block` and `warps` are part of the numbers: they order the sums."""
 
     chunks: int  # of a row, at most
     block: int  # keys that a program looks at at once
