@@ -32,7 +32,7 @@ class Cut:
 
     chunks: int  # of a row, at most
     block: int  # keys that a program looks at at once
-    warps: int  # of which each looks at its part of a block: 32 keys or more
+    warps: int  # each looks at its part of a block: 16 keys or more, 32 of those in bytes
     stages: int
     ahead: int = 0  # keys of a chunk that are fetched while the kernel before works
     registers: int | None = None  # that a thread may have, so that more programs fit; None: what the compiler likes
