@@ -111,7 +111,7 @@ class Attention:
         like = torch.zeros(1, device=CUDA, dtype=BF16)
         caches = make(self.cache, config, rows=rows, length=self.length, like=like)
         for cache in caches:
-            cache.keys.random_(0, 255) if self.cache == "int8" else cache.keys.normal_()
+            cache.keys.random_(-127, 128) if self.cache == "int8" else cache.keys.normal_()
         model = Llama(config, Weights(like.expand(1, config.hidden), [], like, like), caches, length=self.length)
         step = fused.FusedStep(model, length=self.length)
         columns = (config.heads + 2 * config.key_value_heads) * config.head_size

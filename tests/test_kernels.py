@@ -5,6 +5,7 @@ interpreter, which computes wrongly in bfloat16 and, in Triton 3.6, wants a nump
 they are compiled, as far as a GPU would.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.agreement import SHAPES
 from benchmarks.random_exl2 import write_model
 from tests.exl2_stand_in import ExtensionStandIn
 from tests.tiny_llama import CONFIG, write_checkpoint, write_quantized
@@ -21,9 +23,11 @@ from yue_cli.models import EIGHT_BIT, FOUR_BIT
 
 triton = pytest.importorskip("triton")
 
-from yue_cli.engines.native import attention_kernels, chain, kernels, tiles  # noqa: E402
+from yue_cli.engines.native import attention, attention_kernels, chain, kernels, tiles  # noqa: E402
+from yue_cli.engines.native.cache import EightBitCache  # noqa: E402
 from yue_cli.engines.native.formats import GROUP  # noqa: E402
-from yue_cli.engines.native.model import linear  # noqa: E402
+from yue_cli.engines.native.fused import FusedStep  # noqa: E402
+from yue_cli.engines.native.model import Llama, Weights, linear, rotate  # noqa: E402
 from yue_cli.engines.native.products import Norm, Residual, add_product, project_normed, read_dtype, unpack  # noqa: E402
 from yue_cli.engines.native.quantized import Int4Weight, Int8Weight  # noqa: E402
 
@@ -213,6 +217,29 @@ def compare_steps(checkpoint: Path, dtype: torch.dtype, cache: str, close: float
 
 
 @needs_device
+@pytest.mark.parametrize(("heads", "shared"), [(2, 2), (8, 1)])
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("spread", [0.1, 2.0], ids=["alike", "unlike"])
+def test_attention_over_bytes_is_nearly_exact(heads: int, shared: int, count: int, spread: float) -> None:
+    """Against float64 and what the cache holds, with values whose sizes differ little or much."""
+    config = replace(SHAPES["stage2"], hidden=heads * 64, heads=heads, key_value_heads=shared, head_size=64, layers=1)
+    length, filled = 400, torch.tensor([3, 390], device=DEVICE)
+    like = torch.zeros(1, device=DEVICE)
+    cache = EightBitCache.zeros((2, shared, length, 64), like)
+    values = draw(2, shared, length, 64) * torch.exp(spread * draw(2, shared, length, 1))
+    cache.write(slice(2), 0, draw(2, shared, length, 64, scale=2), values)
+    model = Llama(config, Weights(like.expand(1, config.hidden), [], like, like), [cache], length=length)
+    qkv = draw(2, count, heads + 2 * shared, 64, scale=2, dtype=torch.float16)
+    found = FusedStep(model, length=length)._attend(qkv.view(2 * count, -1), cache, filled, count, torch.float32)
+    positions = filled[:, None] + torch.arange(count, device=DEVICE)
+    turned = rotate(qkv.transpose(1, 2), model.cosine[positions][:, None], model.sine[positions][:, None])
+    q, known = turned[:, :heads].transpose(1, 2).double(), [kept.double() for kept in cache.read(slice(2), length)]
+    visible = torch.arange(length, device=DEVICE) <= positions[..., None]
+    expected = attention.masked(q, *known, visible).flatten(0, 1).flatten(1)
+    torch.testing.assert_close(found.double(), expected, atol=2e-4 * float(expected.abs().max()), rtol=0)
+
+
+@needs_device
 def test_what_lies_behind_a_row_does_not_matter(dtype: torch.dtype, checkpoint: Path) -> None:
     rows = [np.arange(20), np.arange(250)]
     engine = open_engine("native", checkpoint, rows=2, length=260, device=DEVICE, dtype=dtype, mode="kernels")
@@ -241,7 +268,7 @@ PRODUCTS = {  # of the published models: columns of the result, inputs, gated
 }
 
 
-def compiled(kernel, capability: int, types: dict[str, str], constants: dict, tile: tiles.Tile | None = None):
+def compiled(kernel, capability: int, types: dict[str, str], constants: dict, tile: tiles.Tile | tiles.Cut):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
@@ -249,11 +276,11 @@ def compiled(kernel, capability: int, types: dict[str, str], constants: dict, ti
     aligned = {
         (place,): [["tt.divisibility", 16]]
         for place, name in enumerate(kernel.arg_names)
-        if signature[name].startswith("*")
+        if signature[name].startswith("*") or name == "places"
     }
     absent = {name: None for name in kernel.arg_names if name not in types and name not in constants}
     source = ASTSource(kernel, signature=signature, constexprs=constants | absent, attrs=aligned)
-    options = {"num_warps": tile.warps, "num_stages": tile.stages} if tile else {}
+    options = {"num_warps": tile.warps, "num_stages": tile.stages, "maxnreg": getattr(tile, "registers", None)}
     return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
 
 
@@ -313,22 +340,24 @@ def test_norms_compile(capability: int) -> None:
 @pytest.mark.parametrize(("heads", "shared", "count"), [(32, 4, 1), (16, 16, 1), (16, 16, 2)])
 def test_attention_compiles(heads: int, shared: int, count: int, is_bytes: bool, capability: int) -> None:
     groups, cut = heads // shared, tiles.attention_cut(heads // shared, capability >= 90)
-    types = dict.fromkeys(("keys", "values"), "*u8" if is_bytes else "*bf16") | dict.fromkeys(("qkv", "y"), "*bf16")
+    types = dict.fromkeys(("keys", "values"), "*i8" if is_bytes else "*bf16") | dict.fromkeys(("qkv", "y"), "*bf16")
     types |= dict.fromkeys(("cosine", "sine", "sums", "peaks"), "*fp32") | {"filled": "*i64", "arrived": "*i32"}
     types |= dict.fromkeys(("key_scales", "value_scales"), "*fp32") if is_bytes else {}
-    types |= {"length": "i32", "sharpness": "fp32"}
+    types |= {"places": "i32", "sharpness": "fp32"}
     constants = {
         "COUNT": count,
         "GROUPS": groups,
         "SHARED": shared,
         "SIZE": 128,
-        "QUERIES": tiles.padded(groups * count, 16),
+        "QUERIES": tiles.padded_queries(groups * count, is_bytes),
         "CHUNKS": cut.chunks,
         "BLOCK": cut.block,
+        "WARPS": cut.warps,
+        "AHEAD": cut.ahead,
         "EIGHT_BIT": is_bytes,
         "CHAINED": capability >= 90,
     }
-    made = compiled(attention_kernels.attend, capability, types, constants, tiles.Tile(0, 0, cut.warps, cut.stages))
+    made = compiled(attention_kernels.attend, capability, types, constants, cut)
     assert made.metadata.shared <= LARGEST_SHARED[capability]
 
 

@@ -1,5 +1,6 @@
 """What a layer remembers of the ids that were read: their keys and values, as they are or in 8 bits."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -8,7 +9,8 @@ from torch import Tensor
 from yue_cli.engines.native.config import LlamaConfig
 
 _LARGEST = 127  # steps on either side of zero
-_ZERO = 128  # the byte that stands for zero: kernels turn bytes without a sign into numbers most quickly
+BEHIND = 128  # keys that kernels may read behind the last one: what they find there must be finite, no more
+_ALIGNED = 32  # bytes that GPUs read from memory at once: each feature of the values in bytes begins at such a place
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,8 @@ class Cache:
     @classmethod
     def zeros(cls, shape: tuple[int, ...], like: Tensor) -> "Cache":
         """Make an empty one. Zeros, not whatever was there: a place that was never written must not hold NaN."""
-        return cls(like.new_zeros(shape), like.new_zeros(shape))
+        keys, values = (_zeros(shape, shape[-1], like.dtype, like.device) for _ in range(2))
+        return cls(keys, values)
 
     def write(self, slots: slice, start: int, keys: Tensor, values: Tensor) -> None:
         """Put keys and values [R, heads, n, size] of n ids behind `start` known ones."""
@@ -46,40 +49,46 @@ class Cache:
 
 @dataclass(frozen=True)
 class EightBitCache(Cache):
-    """The same in bytes, with one scale for each head of each id: number = (byte - 128) * scale."""
+    """The same in bytes with a sign, and one scale for each head of each id: number = byte * scale.
 
-    key_scales: Tensor  # float32 [rows, heads, length]
+    Values are [rows, heads, size, places]: GPUs multiply bytes only along what lies side by side in memory, which are
+    features in the product of queries and keys, but places in that of weights and values. There are a few more places
+    than ids.
+    """
+
+    key_scales: Tensor  # float32 [rows, heads, places]
     value_scales: Tensor
     dtype: torch.dtype  # of what is read
 
     @classmethod
     def zeros(cls, shape: tuple[int, ...], like: Tensor) -> "EightBitCache":
-        def zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-            return like.new_zeros(shape, dtype=dtype)
-
+        *heads, length, size = shape
+        places = -(-length // _ALIGNED) * _ALIGNED
         return cls(
-            keys=zeros(shape, torch.uint8),
-            values=zeros(shape, torch.uint8),
-            key_scales=zeros(shape[:-1], torch.float32),
-            value_scales=zeros(shape[:-1], torch.float32),
+            keys=_zeros((*heads, places, size), size, torch.int8, like.device),
+            values=_zeros((*heads, size, places), 1, torch.int8, like.device),
+            key_scales=_zeros((*heads, places), 1, torch.float32, like.device),
+            value_scales=_zeros((*heads, places), 1, torch.float32, like.device),
             dtype=like.dtype,
         )
 
     def write(self, slots: slice, start: int, keys: Tensor, values: Tensor) -> None:
         places = slice(start, start + keys.shape[2])
         self.keys[slots, :, places], self.key_scales[slots, :, places] = to_bytes(keys)
-        self.values[slots, :, places], self.value_scales[slots, :, places] = to_bytes(values)
+        bytes_, self.value_scales[slots, :, places] = to_bytes(values)
+        self.values[slots, :, :, places] = bytes_.transpose(-1, -2)
 
     def write_at(self, positions: Tensor, keys: Tensor, values: Tensor) -> None:
-        places = _places(positions)
+        rows, heads, there = places = _places(positions)
         self.keys[places], self.key_scales[places] = to_bytes(keys.transpose(1, 2))
-        self.values[places], self.value_scales[places] = to_bytes(values.transpose(1, 2))
+        self.values[rows, heads, :, there], self.value_scales[places] = to_bytes(values.transpose(1, 2))
 
     def read(self, slots: slice, stop: int) -> tuple[Tensor, Tensor]:
         known = slots, slice(None), slice(stop)
+        values = self.values[slots, :, :, :stop].transpose(-1, -2).contiguous()
         return (
             from_bytes(self.keys[known], self.key_scales[known]).to(self.dtype),
-            from_bytes(self.values[known], self.value_scales[known]).to(self.dtype),
+            from_bytes(values, self.value_scales[known]).to(self.dtype),
         )
 
     @property
@@ -88,16 +97,16 @@ class EightBitCache(Cache):
 
 
 def to_bytes(numbers: Tensor) -> tuple[Tensor, Tensor]:
-    """Round the last dimension to 255 steps: uint8 like `numbers`, and float32 scales without that dimension."""
+    """Round the last dimension to 255 steps: int8 like `numbers`, and float32 scales without that dimension."""
     wide = numbers.float()
     scales = wide.abs().amax(-1) / _LARGEST
     steps = wide / torch.where(scales > 0, scales, 1)[..., None]
-    return (steps + (_ZERO + 0.5)).floor().to(torch.uint8), scales
+    return (steps + 0.5).floor().to(torch.int8), scales
 
 
 def from_bytes(bytes_: Tensor, scales: Tensor) -> Tensor:
     """Turn bytes into the float32 numbers that they stand for."""
-    return (bytes_.float() - _ZERO) * scales[..., None]
+    return bytes_.float() * scales[..., None]
 
 
 def make(format_: str, config: LlamaConfig, *, rows: int, length: int, like: Tensor) -> list[Cache]:
@@ -113,6 +122,15 @@ def bytes_per_token(format_: str, config: LlamaConfig, dtype: torch.dtype) -> in
         heads = config.cache_values_per_token // config.head_size
         return config.cache_values_per_token + heads * torch.float32.itemsize
     return config.cache_values_per_token * dtype.itemsize
+
+
+def _zeros(shape: tuple[int, ...], pitch: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Make zeros with room behind them, so that kernels can read whole blocks of keys without asking where they end.
+
+    Behind the keys of any head but the last are those of the next. pitch: from one key to the next.
+    """
+    count = math.prod(shape)
+    return torch.zeros(count + BEHIND * pitch, dtype=dtype, device=device)[:count].view(shape)
 
 
 def _places(positions: Tensor) -> tuple[Tensor, slice, Tensor]:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from yue_cli.engines.native import attention_kernels, chain, tiles
-from yue_cli.engines.native.cache import Cache, EightBitCache
+from yue_cli.engines.native.cache import BEHIND, Cache, EightBitCache
 from yue_cli.engines.native.model import Llama
 from yue_cli.engines.native.products import Norm, Residual, add_product, project_normed, read_dtype
 from yue_cli.engines.native.quantized import Matrix
@@ -60,7 +60,8 @@ class FusedStep:
         heads, shared, size = config.heads, config.key_value_heads, config.head_size
         tokens, rows, groups = len(qkv), len(qkv) // count, heads // shared
         scales = (cache.key_scales, cache.value_scales) if isinstance(cache, EightBitCache) else (None, None)
-        cut = self.cut
+        is_bytes, cut = isinstance(cache, EightBitCache), self.cut
+        assert cut.block <= BEHIND, f"blocks of {cut.block} keys end outside the cache"
         sums = torch.empty(rows, shared, cut.chunks, groups * count, size, dtype=torch.float32, device=qkv.device)
         peaks = torch.empty(rows, shared, cut.chunks, groups * count, 2, dtype=torch.float32, device=qkv.device)
         attended = torch.empty(tokens, heads * size, dtype=dtype, device=qkv.device)
@@ -76,18 +77,21 @@ class FusedStep:
             peaks,
             self._arrived,
             attended,
-            self._length,
+            cache.keys.shape[2],
             math.log2(math.e) / math.sqrt(size),
             COUNT=count,
             GROUPS=groups,
             SHARED=shared,
             SIZE=size,
-            QUERIES=tiles.padded(groups * count, 16),
+            QUERIES=tiles.padded_queries(groups * count, is_bytes),
             CHUNKS=cut.chunks,
             BLOCK=cut.block,
-            EIGHT_BIT=isinstance(cache, EightBitCache),
+            WARPS=cut.warps,
+            AHEAD=cut.ahead,
+            EIGHT_BIT=is_bytes,
             num_warps=cut.warps,
             num_stages=cut.stages,
+            maxnreg=cut.registers,
             **chain.link(qkv.device),
         )
         return attended

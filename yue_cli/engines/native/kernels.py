@@ -320,25 +320,25 @@ def _begin_product(
     if CHAINED:
         tl.extra.cuda.gdc_launch_dependents()
         first = weight + tl.program_id(0).to(tl.int64) * BLOCK_OUT * SIZE
-        _fetch(first, BLOCK_OUT, SIZE, AHEAD)
+        pitch: tl.constexpr = SIZE * weight.dtype.element_ty.primitive_bitwidth // 8
+        fetch(first, BLOCK_OUT, pitch, AHEAD)
         if GATED:
-            _fetch(first + outs.to(tl.int64) * SIZE, BLOCK_OUT, SIZE, AHEAD)
+            fetch(first + outs.to(tl.int64) * SIZE, BLOCK_OUT, pitch, AHEAD)
         tl.extra.cuda.gdc_wait()
 
 
 @triton.jit
-def _fetch(first, count, SIZE: tl.constexpr, BYTES: tl.constexpr):
-    """Bring the first BYTES, whole sixteens, of each of some rows of SIZE elements into the GPU's cache.
+def fetch(first, count, pitch, size):
+    """Bring the first `size` bytes, whole sixteens, of each of some rows, `pitch` bytes apart, into the GPU's cache.
 
     A thread for each row: there are no more rows than threads.
     """
-    pitch: tl.constexpr = SIZE * first.dtype.element_ty.primitive_bitwidth // 8
     tl.inline_asm_elementwise(
         "{ .reg .pred is_row; .reg .b32 thread; .reg .b64 place; mov.u32 thread, %tid.x;"
         " setp.lt.u32 is_row, thread, $2; mad.wide.u32 place, thread, $3, $1;"
         " @is_row cp.async.bulk.prefetch.L2.global [place], $4; mov.b32 $0, 0; }",
         "=r,l,r,r,r",
-        [first.to(tl.int64), count, pitch, BYTES],
+        [first.to(tl.int64), count, pitch, size],
         tl.int32,
         is_pure=False,
         pack=1,

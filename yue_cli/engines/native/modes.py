@@ -79,7 +79,7 @@ def _kernel_obstacle(
 def misfit(config: LlamaConfig) -> str | None:
     """Tell which size of a model the kernels do not take, None if they take all."""
     groups = config.heads // config.key_value_heads
-    if config.head_size not in (16, 32, 64, 128, 256):
+    if config.head_size not in (32, 64, 128, 256):  # of keys in bytes tensor cores take 32 features or more
         return f"they do not take heads of {config.head_size}"
     if groups not in (1, 2, 4, 8, 16, 32):
         return f"they do not take {groups} heads to a key"

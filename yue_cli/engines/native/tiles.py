@@ -28,12 +28,14 @@ class Tile:
 
 @dataclass(frozen=True)
 class Cut:
-    """How attention cuts up the keys. `chunks` and `block` are part of the numbers: sums are taken chunk by chunk."""
+    """How attention cuts up the keys. `chunks`, `block` and `warps` are part of the numbers: they order the sums."""
 
     chunks: int  # of a row, at most
     block: int  # keys that a program looks at at once
-    warps: int
+    warps: int  # each looks at its part of a block: 16 keys or more, 32 of those in bytes
     stages: int
+    ahead: int = 0  # keys of a chunk that are fetched while the kernel before works
+    registers: int | None = None  # that a thread may have, so that more programs fit; None: what the compiler likes
 
 
 _AHEAD = 512  # bytes; more gets into the way of what is needed first
@@ -42,8 +44,8 @@ _AHEAD = 512  # bytes; more gets into the way of what is needed first
 def attention_cut(groups: int, is_hopper: bool) -> Cut:
     """Choose for a number of heads that share a key. Not for a number of rows: equal ids must give equal numbers."""
     if groups > 2:
-        return Cut(16, 128, warps=4, stages=3 if is_hopper else 2)
-    return Cut(2, 128, warps=4, stages=2)
+        return Cut(16, 128, warps=4, stages=3 if is_hopper else 2, ahead=256)
+    return Cut(2, 128, warps=4, stages=2, ahead=128, registers=96)
 
 
 def ahead(row_bytes: int) -> int:
@@ -102,6 +104,11 @@ def padded(count: int, least: int) -> int:
     while size < count:
         size *= 2
     return size
+
+
+def padded_queries(count: int, is_bytes: bool) -> int:
+    """Round up a number of queries to what fills eight columns of a product. In bytes each query has two."""
+    return padded(count, 4 if is_bytes else 8)
 
 
 def _fitted(tile: Tile, outs: int, inner: int) -> Tile | None:
