@@ -124,7 +124,7 @@ class Attention:
         def launch(cut: tiles.Cut | None) -> None:
             step.cut = cut or table
             for cache in caches:
-                step._attend(qkv, cache, before, self.count)
+                step._attend(qkv, cache, before, self.count, BF16)
 
         def by_library() -> None:
             for cache in caches:

@@ -150,7 +150,7 @@ def variants(prepared: Prepared, candidate: Any, fetches: bool) -> dict[str, flo
 def candidates(case: Case) -> list[Any]:
     """List what may be tried: what divides the matrix and fits into shared memory."""
     if isinstance(case, Attention):
-        cuts = itertools.product((2, 4, 8, 16, 32), (64, 128), (2, 4, 8), (2, 3), (0, 128), (None, 96))
+        cuts = itertools.product((2, 4, 8, 16, 32), (64, 128), (2, 4, 8), (2, 3), (None, 96))
         least = 32 if case.cache == "int8" else 16  # keys of a warp, that tensor cores take
         return [tiles.Cut(*cut) for cut in cuts if cut[1] // cut[2] >= least]
     outs, inner, gated = case.shape

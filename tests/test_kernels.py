@@ -339,7 +339,7 @@ def test_norms_compile(capability: int) -> None:
 @pytest.mark.parametrize("is_bytes", [False, True])
 @pytest.mark.parametrize(("heads", "shared", "count"), [(32, 4, 1), (16, 16, 1), (16, 16, 2)])
 def test_attention_compiles(heads: int, shared: int, count: int, is_bytes: bool, capability: int) -> None:
-    groups, cut = heads // shared, tiles.attention_cut(heads // shared, capability >= 90)
+    groups, cut = heads // shared, tiles.attention_cut(heads // shared, is_bytes, capability >= 90)
     types = dict.fromkeys(("keys", "values"), "*i8" if is_bytes else "*bf16") | dict.fromkeys(("qkv", "y"), "*bf16")
     types |= dict.fromkeys(("cosine", "sine", "sums", "peaks"), "*fp32") | {"filled": "*i64", "arrived": "*i32"}
     types |= dict.fromkeys(("key_scales", "value_scales"), "*fp32") if is_bytes else {}
@@ -353,7 +353,6 @@ def test_attention_compiles(heads: int, shared: int, count: int, is_bytes: bool,
         "CHUNKS": cut.chunks,
         "BLOCK": cut.block,
         "WARPS": cut.warps,
-        "AHEAD": cut.ahead,
         "EIGHT_BIT": is_bytes,
         "CHAINED": capability >= 90,
     }

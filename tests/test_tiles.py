@@ -1,5 +1,7 @@
 """How kernels cut their work: what the table says must fit the matrix, whatever the rows."""
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -43,9 +45,9 @@ def test_every_matrix_of_stage_1_has_one(outs: int, inner: int, gated: bool, kin
 
 
 def test_the_chunks_of_attention_do_not_depend_on_the_gpu() -> None:
-    for groups in (1, 2, 8):
-        cuts = [tiles.attention_cut(groups, is_hopper) for is_hopper in (False, True)]
-        assert len({(cut.chunks, cut.block) for cut in cuts}) == 1
+    for groups, is_bytes in itertools.product((1, 2, 8), (False, True)):
+        cuts = [tiles.attention_cut(groups, is_bytes, is_hopper) for is_hopper in (False, True)]
+        assert len({(cut.chunks, cut.block, cut.warps) for cut in cuts}) == 1
 
 
 def test_what_is_fetched_ahead_is_some_sixteens_of_a_row_and_never_more() -> None:

@@ -6,7 +6,7 @@ Sums are always taken in the same order, so that equal ids give equal bits: each
 import triton
 import triton.language as tl
 
-from yue_cli.engines.native.kernels import ASSEMBLY, fetch, narrow
+from yue_cli.engines.native.kernels import ASSEMBLY, narrow
 
 _STEPS = tl.constexpr(32512.0)  # on either side of zero, of a number in two bytes: 127 * 256
 _SHIFT = tl.constexpr(12582912.0)  # 1.5 * 2^23: added to a number, it leaves its whole part in the lowest bits
@@ -38,7 +38,6 @@ def attend(
     CHUNKS: tl.constexpr,  # that a row's keys are cut into, at most
     BLOCK: tl.constexpr,  # keys at once; a chunk is some of these
     WARPS: tl.constexpr,  # each looks at its own part of a block, so that none waits for another
-    AHEAD: tl.constexpr,  # of a chunk's keys, that are asked for before the queries are there
     EIGHT_BIT: tl.constexpr,
     CHAINED: tl.constexpr,
 ):
@@ -58,10 +57,8 @@ def attend(
     COLUMNS: tl.constexpr = QUERIES * 2 if EIGHT_BIT else QUERIES
     column = tl.arange(0, COLUMNS) // (COLUMNS // QUERIES)
     query, feature = tl.arange(0, QUERIES), tl.arange(0, SIZE)
-    # Angles and old keys are there already; what the kernel before this one makes, is not.
+    # Angles are there already; what the kernel before this one makes, is not.
     cos, sin = _angles(cosine, sine, old + column % COUNT, SIZE)
-    if CHAINED and AHEAD > 0:
-        _fetch_ahead(keys, values, slots, first, tl.minimum(stop - first, AHEAD), places, SIZE, AHEAD, EIGHT_BIT)
     if CHAINED:
         tl.extra.cuda.gdc_wait()  # the next kernel begins late: its programs would take the place of these
     if first < known:
@@ -106,29 +103,6 @@ def attend(
             if tl.atomic_add(arrived + head, 1, sem="acq_rel") == tl.cdiv(known, size) - 1:
                 tl.store(arrived + head, 0)
                 _join(sums, peaks, y, head, tl.cdiv(known, size), row, shared, COUNT, GROUPS, SHARED, SIZE, CHUNKS)
-
-
-@triton.jit
-def _fetch_ahead(
-    keys, values, slots, first, count, places, SIZE: tl.constexpr, AHEAD: tl.constexpr, EIGHT_BIT: tl.constexpr
-):
-    """Bring `count` keys and values from `first` on into the GPU's cache."""
-    if count > 0:
-        size = count * SIZE * (keys.dtype.element_ty.primitive_bitwidth // 8)
-        fetch(keys + (slots + first) * SIZE, 1, 0, size)
-        if EIGHT_BIT:  # a few bytes of each feature: too many pieces for the unit that copies long ones
-            line = tl.minimum(tl.arange(0, AHEAD // 64) * 64, count - 1)
-            place = values + (slots * SIZE + first) + tl.arange(0, SIZE)[:, None] * places + line[None, :]
-            tl.inline_asm_elementwise(
-                "prefetch.global.L2 [$1]; mov.b32 $0, 0;",
-                "=r,l",
-                [place.to(tl.int64)],
-                tl.int32,
-                is_pure=False,
-                pack=1,
-            )
-        else:
-            fetch(values + (slots + first) * SIZE, 1, 0, size)
 
 
 @triton.jit

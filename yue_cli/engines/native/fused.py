@@ -22,7 +22,8 @@ class FusedStep:
     def __init__(self, model: Llama, *, length: int) -> None:
         self._model, self._length = model, length
         config, device, rows = model.config, model.cosine.device, len(model.caches[0].keys)
-        self.cut = tiles.attention_cut(config.heads // config.key_value_heads, chain.is_hopper(device))
+        is_bytes = isinstance(model.caches[0], EightBitCache)
+        self.cut = tiles.attention_cut(config.heads // config.key_value_heads, is_bytes, chain.is_hopper(device))
         self._arrived = torch.zeros(rows, config.key_value_heads, dtype=torch.int32, device=device)
 
     def extent(self, needed: int) -> int:
@@ -87,7 +88,6 @@ class FusedStep:
             CHUNKS=cut.chunks,
             BLOCK=cut.block,
             WARPS=cut.warps,
-            AHEAD=cut.ahead,
             EIGHT_BIT=is_bytes,
             num_warps=cut.warps,
             num_stages=cut.stages,

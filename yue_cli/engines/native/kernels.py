@@ -321,14 +321,14 @@ def _begin_product(
         tl.extra.cuda.gdc_launch_dependents()
         first = weight + tl.program_id(0).to(tl.int64) * BLOCK_OUT * SIZE
         pitch: tl.constexpr = SIZE * weight.dtype.element_ty.primitive_bitwidth // 8
-        fetch(first, BLOCK_OUT, pitch, AHEAD)
+        _fetch(first, BLOCK_OUT, pitch, AHEAD)
         if GATED:
-            fetch(first + outs.to(tl.int64) * SIZE, BLOCK_OUT, pitch, AHEAD)
+            _fetch(first + outs.to(tl.int64) * SIZE, BLOCK_OUT, pitch, AHEAD)
         tl.extra.cuda.gdc_wait()
 
 
 @triton.jit
-def fetch(first, count, pitch, size):
+def _fetch(first, count, pitch: tl.constexpr, size: tl.constexpr):
     """Bring the first `size` bytes, whole sixteens, of each of some rows, `pitch` bytes apart, into the GPU's cache.
 
     A thread for each row: there are no more rows than threads.

@@ -34,18 +34,20 @@ class Cut:
     block: int  # keys that a program looks at at once
     warps: int  # each looks at its part of a block: 16 keys or more, 32 of those in bytes
     stages: int
-    ahead: int = 0  # keys of a chunk that are fetched while the kernel before works
     registers: int | None = None  # that a thread may have, so that more programs fit; None: what the compiler likes
 
 
 _AHEAD = 512  # bytes; more gets into the way of what is needed first
 
 
-def attention_cut(groups: int, is_hopper: bool) -> Cut:
-    """Choose for a number of heads that share a key. Not for a number of rows: equal ids must give equal numbers."""
+def attention_cut(groups: int, is_bytes: bool, is_hopper: bool) -> Cut:
+    """Choose for a number of heads that share a key. Not for a number of rows: equal ids must give equal numbers.
+
+    is_bytes: of the cache.
+    """
     if groups > 2:
-        return Cut(16, 128, warps=4, stages=3 if is_hopper else 2, ahead=256)
-    return Cut(2, 128, warps=4, stages=2, ahead=128, registers=96)
+        return Cut(16, 128, warps=4, stages=3 if is_hopper and not is_bytes else 2)
+    return Cut(2, 128, warps=4, stages=2, registers=96) if is_bytes else Cut(2, 64, warps=2, stages=3)
 
 
 def ahead(row_bytes: int) -> int:
