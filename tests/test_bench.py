@@ -63,7 +63,8 @@ def test_several_songs_sit_in_rows_of_their_own() -> None:
     answer = done("bench", "--songs", 3, "--seconds", 6, "--stage", "stage1", "--json", "-q", *TOY).answer
     assert (answer["songs"], answer["stage1"]["rows"], answer["stage1"]["tokens"]) == (3, 8, 600)
     windows = done("bench", "--songs", 3, "--seconds", 6, "--stage", "stage2", "--json", "-q", *TOY).answer["stage2"]
-    assert windows["windows"] == 6
+    assert (windows["windows"], windows["rows"]) == (6, 4)
+    assert windows["window_s"] < windows["seconds"] != pytest.approx(2 * windows["window_s"])  # 4 together, then 2
 
 
 def test_what_people_read() -> None:
