@@ -292,7 +292,8 @@ def test_an_engine_tells_its_facts(engine: Engine, checkpoint: Path, dtype: torc
         tensor.numel() * dtype.itemsize if key.endswith(".weight") else tensor.nbytes for key, tensor in stored.items()
     )
     planned = facts.parameter_bytes + facts.cache_bytes_per_token * ROWS * LENGTH
-    assert planned <= engine.memory < 1.2 * planned
+    # What recorded steps hold comes in pieces of 2 MiB.
+    assert planned <= engine.memory < 1.2 * planned + (2 << 21)
 
 
 def test_a_closed_engine_holds_no_memory(name: str, checkpoint: Path) -> None:
