@@ -6,8 +6,10 @@ Sums are always taken in the same order, so that equal ids give equal bits: each
 import triton
 import triton.language as tl
 
+from yue_cli.engines.native import cache
 from yue_cli.engines.native.kernels import ASSEMBLY, narrow
 
+TOGETHER = tl.constexpr(cache.TOGETHER)
 _STEPS = tl.constexpr(32512.0)  # on either side of zero, of a number in two bytes: 127 * 256
 _SHIFT = tl.constexpr(12582912.0)  # 1.5 * 2^23: added to a number, it leaves its whole part in the lowest bits
 _SMALLEST = tl.constexpr(1e-20)  # product of a weight and a scale that is told from zero
@@ -20,7 +22,7 @@ def attend(
     cosine,  # float32 [length, SIZE / 2]
     sine,
     keys,  # [rows, SHARED, places, SIZE], with room for BLOCK more behind; those of the new ids are written
-    values,  # the same; EIGHT_BIT: [rows, SHARED, SIZE, places]
+    values,  # the same; EIGHT_BIT: [rows, SHARED, places / TOGETHER, SIZE, TOGETHER]
     key_scales,  # float32 [rows, SHARED, places]; used if EIGHT_BIT
     value_scales,
     filled,  # int64 [rows]: ids in the cache before these
@@ -71,7 +73,7 @@ def attend(
             for new in tl.static_range(COUNT):
                 score, value = _remember(
                     q, qkv, cosine, sine, keys, values, key_scales, value_scales, row * COUNT + new, shared, slots,
-                    old + new, places, sharpness, GROUPS, SHARED, SIZE, QUERIES, EIGHT_BIT,
+                    old + new, sharpness, GROUPS, SHARED, SIZE, QUERIES, EIGHT_BIT,
                 )  # fmt: skip
                 score = tl.where(new <= query % COUNT, score, _LOWEST)
                 higher = tl.maximum(peak, score)
@@ -80,7 +82,7 @@ def attend(
                 total = total * fade[None, :] + value * weight[None, :]
         if EIGHT_BIT:
             peak, weights, total = _look_at_bytes(
-                q, peak, weights, total, keys, values, key_scales, value_scales, slots, first, stop, places, sharpness,
+                q, peak, weights, total, keys, values, key_scales, value_scales, slots, first, stop, sharpness,
                 SIZE, QUERIES, BLOCK, WARPS,
             )  # fmt: skip
         else:
@@ -163,7 +165,6 @@ def _look_at_bytes(
     slots,
     first,
     stop,
-    places,
     sharpness,
     SIZE: tl.constexpr,
     QUERIES: tl.constexpr,
@@ -178,10 +179,12 @@ def _look_at_bytes(
     PART: tl.constexpr = BLOCK // WARPS
     feature, place = tl.arange(0, SIZE), tl.arange(0, PART)
     begin = tl.arange(0, WARPS) * PART
+    tl.static_assert(TOGETHER % PART == 0)
     key = begin[:, None] + _order(place, 4)[None, :]
     key_at = key[:, :, None] * SIZE + feature[None, None, :]
     # Tensor cores want keys side by side. Features come first, so that a line of memory is read at once.
-    value_at = feature[:, None, None] * places + begin[None, :, None] + place[None, None, :]
+    block_at = begin // TOGETHER * (TOGETHER * SIZE) + begin % TOGETHER
+    value_at = feature[:, None, None] * TOGETHER + block_at[None, :, None] + place[None, None, :]
     largest = tl.max(tl.abs(q.to(tl.float32)), 0)
     step = tl.where(largest > 0, largest, 1.0) / _STEPS
     number = (q.to(tl.float32) * (1 / step)[None, :] + _SHIFT).to(tl.int32, bitcast=True)
@@ -210,7 +213,7 @@ def _look_at_bytes(
         fade *= steps * (1 / _STEPS)
         bits = (weight * steps[:, None, :] + _SHIFT).to(tl.int32, bitcast=True)
         weight = _in_order(_two_bytes(bits), 4)
-        v = tl.permute(tl.load(values + (slots * SIZE + start) + value_at), (1, 0, 2))
+        v = tl.permute(tl.load(values + (slots + start) * SIZE + value_at), (1, 0, 2))
         total = total * fade[:, None, :] + _whole(tl.dot(v, weight), QUERIES)
     return _joined(peak, weights, total * (largest * (1 / _STEPS))[:, None, :])
 
@@ -322,7 +325,6 @@ def _remember(
     shared,
     slots,
     position,
-    places,
     sharpness,
     GROUPS: tl.constexpr,
     SHARED: tl.constexpr,
@@ -348,7 +350,8 @@ def _remember(
         tl.store(key_at, byte, mask=(column == 0)[None, :])
         tl.store(key_scales + slot + column * 0, scale, mask=column == 0)
         value, byte, scale = _rounded(value)
-        value_at = values + slots * SIZE + feature.to(tl.int64) * places + (position + query * 0)[None, :]
+        block_at = (slots + position // TOGETHER * TOGETHER) * SIZE + position % TOGETHER
+        value_at = values + block_at + feature * TOGETHER + (query * 0)[None, :]
         tl.store(value_at, byte, mask=(query == 0)[None, :])
         tl.store(value_scales + slot + query * 0, scale, mask=query == 0)
     else:
@@ -385,16 +388,24 @@ def _join(
     CHUNKS: tl.constexpr,
 ):
     """Join what the queries of one key head found in all chunks. What others wrote is not in this one's own cache."""
-    chunk, query, feature = tl.arange(0, CHUNKS), tl.arange(0, GROUPS * COUNT), tl.arange(0, SIZE)
-    is_used = (chunk < used)[:, None]
-    part = (head * CHUNKS + chunk)[:, None] * GROUPS * COUNT + query[None, :]
-    heights = tl.load(peaks + part * 2, mask=is_used, other=float("-inf"), cache_modifier=".cg")
-    found = tl.load(peaks + part * 2 + 1, mask=is_used, other=0.0, cache_modifier=".cg")
-    places = sums + part[:, :, None] * SIZE + feature[None, None, :]
-    values = tl.load(places, mask=is_used[:, :, None], other=0.0, cache_modifier=".cg")
-    share = tl.exp2(heights - tl.max(heights, 0)[None, :])  # every query has seen the first chunk
-    total = tl.sum(values * share[:, :, None], 0)
-    weights = tl.sum(found * share, 0)
+    query, feature = tl.arange(0, GROUPS * COUNT), tl.arange(0, SIZE)
+    part = head * CHUNKS * GROUPS * COUNT + query
+    top = tl.load(peaks + part * 2, cache_modifier=".cg")
+    for chunk in tl.static_range(1, CHUNKS):
+        place = peaks + (part + chunk * GROUPS * COUNT) * 2
+        top = tl.maximum(top, tl.load(place, mask=chunk < used, other=_LOWEST, cache_modifier=".cg"))
+    weights = tl.zeros((GROUPS * COUNT,), tl.float32)
+    total = tl.zeros((GROUPS * COUNT, SIZE), tl.float32)
+    # A chunk after the other: each thread adds up what it has loaded itself.
+    for chunk in tl.static_range(CHUNKS):
+        place = part + chunk * GROUPS * COUNT
+        height = tl.load(peaks + place * 2, mask=chunk < used, other=_LOWEST, cache_modifier=".cg")
+        found = tl.load(peaks + place * 2 + 1, mask=chunk < used, other=0.0, cache_modifier=".cg")
+        places = sums + place[:, None] * SIZE + feature[None, :]
+        values = tl.load(places, mask=chunk < used, other=0.0, cache_modifier=".cg")
+        share = tl.exp2(height - top)
+        weights += found * share
+        total += values * share[:, None]
     place = ((row * COUNT + query % COUNT) * SHARED + shared) * GROUPS + query // COUNT
     whole = narrow(total / weights[:, None], y.dtype.element_ty)
     tl.store(y + place[:, None] * SIZE + feature[None, :], whole)

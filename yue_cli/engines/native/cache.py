@@ -10,7 +10,7 @@ from yue_cli.engines.native.config import LlamaConfig
 
 _LARGEST = 127  # steps on either side of zero
 BEHIND = 128  # keys that kernels may read behind the last one: what they find there must be finite, no more
-_ALIGNED = 32  # bytes that GPUs read from memory at once: each feature of the values in bytes begins at such a place
+TOGETHER = 64  # keys whose values in bytes lie together, feature by feature
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,9 @@ class Cache:
 class EightBitCache(Cache):
     """The same in bytes with a sign, and one scale for each head of each id: number = byte * scale.
 
-    Values are [rows, heads, size, places]: GPUs multiply bytes only along what lies side by side in memory, which are
-    features in the product of queries and keys, but places in that of weights and values. There are a few more places
-    than ids.
+    Values are [rows, heads, blocks, size, TOGETHER]: GPUs multiply bytes only along what lies side by side in memory,
+    which are features in the product of queries and keys, but places in that of weights and values. Memory is read
+    fastest in long pieces, such as a whole block. There are a few more places than ids.
     """
 
     key_scales: Tensor  # float32 [rows, heads, places]
@@ -63,10 +63,11 @@ class EightBitCache(Cache):
     @classmethod
     def zeros(cls, shape: tuple[int, ...], like: Tensor) -> "EightBitCache":
         *heads, length, size = shape
-        places = -(-length // _ALIGNED) * _ALIGNED
+        blocks = -(-length // TOGETHER)
+        places = blocks * TOGETHER
         return cls(
             keys=_zeros((*heads, places, size), size, torch.int8, like.device),
-            values=_zeros((*heads, size, places), 1, torch.int8, like.device),
+            values=_zeros((*heads, blocks, size, TOGETHER), size, torch.int8, like.device),
             key_scales=_zeros((*heads, places), 1, torch.float32, like.device),
             value_scales=_zeros((*heads, places), 1, torch.float32, like.device),
             dtype=like.dtype,
@@ -76,16 +77,18 @@ class EightBitCache(Cache):
         places = slice(start, start + keys.shape[2])
         self.keys[slots, :, places], self.key_scales[slots, :, places] = to_bytes(keys)
         bytes_, self.value_scales[slots, :, places] = to_bytes(values)
-        self.values[slots, :, :, places] = bytes_.transpose(-1, -2)
+        place = torch.arange(places.start, places.stop, device=values.device)
+        self.values[slots, :, place // TOGETHER, :, place % TOGETHER] = bytes_.permute(2, 0, 1, 3)
 
     def write_at(self, positions: Tensor, keys: Tensor, values: Tensor) -> None:
         rows, heads, there = places = _places(positions)
         self.keys[places], self.key_scales[places] = to_bytes(keys.transpose(1, 2))
-        self.values[rows, heads, :, there], self.value_scales[places] = to_bytes(values.transpose(1, 2))
+        bytes_, self.value_scales[places] = to_bytes(values.transpose(1, 2))
+        self.values[rows, heads, there // TOGETHER, :, there % TOGETHER] = bytes_
 
     def read(self, slots: slice, stop: int) -> tuple[Tensor, Tensor]:
         known = slots, slice(None), slice(stop)
-        values = self.values[slots, :, :, :stop].transpose(-1, -2).contiguous()
+        values = self.values[slots, :, : -(-stop // TOGETHER)].transpose(-1, -2).flatten(2, 3)[:, :, :stop]
         return (
             from_bytes(self.keys[known], self.key_scales[known]).to(self.dtype),
             from_bytes(values, self.value_scales[known]).to(self.dtype),
