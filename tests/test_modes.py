@@ -228,8 +228,10 @@ def test_a_cache_in_bytes_gives_back_what_was_written_at_places() -> None:
     caches = [EightBitCache.zeros((3, 2, 70, 8), torch.zeros(1)) for _ in range(2)]
     caches[0].write(slice(2), 62, keys, values)
     caches[1].write_at(torch.arange(62, 65).expand(2, 3), keys, values)
+    for stop in (3, 64):  # features of a place side by side, places of a head, too
+        assert [part.stride()[2:] for part in caches[0].read(slice(1), stop)] == [(8, 1)] * 2
     for found, same, written in zip(*(cache.read(slice(2), 65) for cache in caches), (keys, values), strict=True):
-        assert found.is_contiguous() and torch.equal(found, same)
+        assert torch.equal(found, same)
         assert (found[:, :, :62] == 0).all()
         torch.testing.assert_close(found[:, :, 62:], written, atol=0.02, rtol=0)
 

@@ -88,7 +88,7 @@ class EightBitCache(Cache):
 
     def read(self, slots: slice, stop: int) -> tuple[Tensor, Tensor]:
         known = slots, slice(None), slice(stop)
-        values = self.values[slots, :, : -(-stop // TOGETHER)].transpose(-1, -2).flatten(2, 3)[:, :, :stop]
+        values = self.values[slots, :, : -(-stop // TOGETHER)].transpose(-1, -2).contiguous().flatten(2, 3)[:, :, :stop]
         return (
             from_bytes(self.keys[known], self.key_scales[known]).to(self.dtype),
             from_bytes(values, self.value_scales[known]).to(self.dtype),
