@@ -307,7 +307,7 @@ def test_products_compile(name: str, kind: type, rows: int, capability: int) -> 
     types |= {"squares": "*fp32"} if normalized else {}
     constants = {
         "INS": inner,
-        "ROWS": tiles.padded(rows, tiles.LEAST_ROWS[bits]),
+        "ROWS": tiles.rows_taken(bits, rows),
         "BLOCK_OUT": tile.out,
         "BLOCK_IN": tile.inner,
         "GROUP": GROUP,

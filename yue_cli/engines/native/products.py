@@ -162,7 +162,7 @@ def _multiply(
         tokens,
         outs,
         INS=inner,
-        ROWS=tiles.padded(tokens, tiles.LEAST_ROWS[bits]),
+        ROWS=tiles.rows_taken(bits, tokens),
         BLOCK_OUT=tile.out,
         BLOCK_IN=tile.inner,
         GROUP=GROUP,

@@ -13,6 +13,7 @@ from yue_cli.engines.native.quantized import Int4Weight, Int8Weight
 
 MOST_ROWS = 64  # of a product by a kernel; more are PyTorch's business
 LEAST_ROWS = {16: 16, 8: 8, 4: 8}  # that tensor cores take, by the bits of a weight; fewer are filled up
+FEWEST_ROWS = 2  # with four bits, so many rows or fewer are not: their columns are cut into quarters
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,12 @@ def quantized_tile(kind: type, outs: int, inner: int, rows: int, gated: bool) ->
         return Tile(columns, 8 * GROUP, warps=4, stages=4, is_chained=kind is Int8Weight)
     if kind is Int8Weight:
         return Tile(columns, 4 * GROUP, warps=4 if gated else 2, stages=4)
-    return Tile(columns, 4 * GROUP, warps=4, stages=3 if gated else 4)
+    return Tile(columns, (4 if gated else 8) * GROUP, warps=4, stages=3)
+
+
+def rows_taken(bits: int, rows: int) -> int:
+    """Tell how many rows a product computes for so many, by the bits of a weight."""
+    return FEWEST_ROWS if bits == 4 and rows <= FEWEST_ROWS else padded(rows, LEAST_ROWS[bits])
 
 
 def padded(count: int, least: int) -> int:
