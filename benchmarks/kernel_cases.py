@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from benchmarks.agreement import SHAPES
 from yue_cli.engines.native import attention, chain, fused, tiles
-from yue_cli.engines.native.cache import make
+from yue_cli.engines.native.cache import Cache, EightBitCache, make
 from yue_cli.engines.native.model import Llama, Weights
 from yue_cli.engines.native.products import Norm, Residual, add_product, project_normed, read_dtype
 from yue_cli.engines.native.quantized import CLASSES
@@ -111,7 +111,7 @@ class Attention:
         like = torch.zeros(1, device=CUDA, dtype=BF16)
         caches = make(self.cache, config, rows=rows, length=self.length, like=like)
         for cache in caches:
-            cache.keys.random_(-127, 128) if self.cache == "int8" else cache.keys.normal_()
+            fill(cache)
         model = Llama(config, Weights(like.expand(1, config.hidden), [], like, like), caches, length=self.length)
         step = fused.FusedStep(model, length=self.length)
         columns = (config.heads + 2 * config.key_value_heads) * config.head_size
@@ -132,6 +132,15 @@ class Attention:
 
         read = sum(self.filled) * caches[0].nbytes // (rows * self.length)
         return Prepared(launch, read, table, "FlashAttention-2", by_library if self.cache == "auto" else None)
+
+
+def fill(cache: Cache) -> None:
+    """Put something into a cache: what a song puts there is not zeros, which a GPU may move more cheaply."""
+    for kept in (cache.keys, cache.values):
+        kept.random_(-127, 128) if isinstance(cache, EightBitCache) else kept.normal_()
+    if isinstance(cache, EightBitCache):
+        for scales in (cache.key_scales, cache.value_scales):
+            scales.uniform_(0.01, 0.03)
 
 
 def product_cases(kinds: Iterable[str], rows: Iterable[int]) -> list[Product]:
