@@ -6,6 +6,7 @@ Weights alone are quantized; activations stay what they are. Knows tensors only:
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import ClassVar, Self
 
 import torch
@@ -96,8 +97,10 @@ class QuantizedWeight(Weight):
         does so in one go, so that blocks may be larger.
         """
         rows = _block_rows(self.columns, x.device) if unpack is None else PRODUCT_BYTES // x.itemsize // self.columns
-        blocks = (self[start : start + rows] for start in range(0, len(self), rows))
         unpack = unpack or (lambda block, dtype: block.dequantize().to(dtype))
+        if len(self) <= rows:
+            return F.linear(x, unpack(self, x.dtype))
+        blocks = (self[start : start + rows] for start in range(0, len(self), rows))
         return torch.cat([F.linear(x, unpack(block, x.dtype)) for block in blocks], dim=-1)
 
     @classmethod
@@ -205,7 +208,7 @@ class Int4Weight(QuantizedWeight):
         facts = [torch.stack((part.scales, part.zeros), dim=-1) for part in parts]
         return cls(torch.cat([part.values for part in parts]), *torch.cat(facts, dim=1).unbind(-1))
 
-    @property
+    @cached_property
     def facts(self) -> Tensor:
         """Scales and zeros as they lie in memory: int32 [in / G, out], the scale in the low half."""
         assert self.zeros.data_ptr() - self.scales.data_ptr() == self.scales.itemsize, "they lie apart"
