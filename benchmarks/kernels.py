@@ -2,7 +2,7 @@
 
     python -m benchmarks.kernels products [--kinds plain native-8bit native-4bit] [--rows 2 20]
     python -m benchmarks.kernels attention
-    python -m benchmarks.kernels step [--stage stage1] [--context 4000] [--modes eager graphs kernels]
+    python -m benchmarks.kernels step [--stage stage1] [--context 4000] [--count 1] [--modes eager graphs kernels]
 
 Every figure is the mean time of one call, played from a CUDA graph that goes through several layers' weights or caches,
 so that none is read from the GPU's own cache. Prints one JSON object a line: what, by which tile of the table or which
@@ -11,6 +11,7 @@ library, microseconds, TB/s of what must be read. `benchmarks/tile_search.py` tr
 
 import argparse
 import json
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -25,6 +26,7 @@ from yue_cli.engines.native.formats import Quantization
 from yue_cli.engines.native.invented import load
 
 COPIES = 8  # layers that a graph goes through
+PROMPT = 304  # ids: a window's in stage 2
 
 
 def main() -> None:
@@ -34,6 +36,7 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", type=int, default=[2, 20, 40])
     parser.add_argument("--stage", choices=["stage1", "stage2"], default="stage1")
     parser.add_argument("--context", type=int, default=4000)
+    parser.add_argument("--count", type=int, choices=[1, 2], default=1, help="ids that a step reads in each row")
     parser.add_argument("--modes", nargs="+", default=["eager", "graphs", "kernels"])
     parser.add_argument("--cache", default="auto")
     parser.add_argument("--weights", choices=KINDS, default="plain")
@@ -43,7 +46,8 @@ def main() -> None:
     with torch.inference_mode():
         if asked.what == "step":
             for mode in asked.modes:
-                time_step(asked.stage, asked.weights, asked.cache, mode, asked.context, asked.layers, asked.profile)
+                how = asked.stage, asked.weights, asked.cache, mode
+                time_step(*how, asked.context, asked.count, asked.layers, asked.profile)
             return
         cases = product_cases(asked.kinds, asked.rows) if asked.what == "products" else attention_cases()
         for case in cases:
@@ -86,9 +90,16 @@ def time_case(case: Product | Attention) -> None:
 
 
 def time_step(
-    stage: str, kind: str, cache: str, mode: str, context: int, layers: int = 32, with_profile: bool = False
+    stage: str,
+    kind: str,
+    cache: str,
+    mode: str,
+    context: int,
+    count: int = 1,
+    layers: int = 32,
+    with_profile: bool = False,
 ) -> None:
-    """Time whole steps behind so many ids, the pick included."""
+    """Time whole steps behind so many ids, the pick included, and how long prompts of all rows take to be read."""
     is_first = stage == "stage1"
     config = replace(SHAPES[stage], layers=layers)
     if kind != "plain":
@@ -97,32 +108,41 @@ def time_step(
     head = None if is_first else (range(46_358, 47_382),)
     weights = load(config, device=CUDA, dtype=BF16)
     engine = NativeEngine(config, weights, rows=rows, length=length, cache_format=cache, mode=mode)
-    engine.prefill([np.ones(1, dtype=np.int64)] * rows)
+    read_s = min(seconds_to_read(engine, rows) for _ in range(3))
     filled = [context, min(context, 1_500)] if is_first else [context] * rows
     engine._filled = list(filled)
     for kept in engine._opened().caches:
         fill(kept)
     engine._filled_there[:rows] = torch.tensor(filled, device=CUDA)
     advance = engine.fuse(lambda logits: logits.argmax(-1, keepdim=True), head)
-    ids = torch.ones(rows, 1, dtype=torch.int64, device=CUDA)
+    ids = torch.ones(rows, count, dtype=torch.int64, device=CUDA)
     for _ in range(4):
-        ids = advance(ids)
+        ids = advance(ids).expand(rows, count)
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     start.record()
     for _ in range(50):
-        ids = advance(ids)
+        ids = advance(ids).expand(rows, count)
     end.record()
     torch.cuda.synchronize()
     known = {"step": stage, "rows": rows, "context": context, "weights": kind, "cache": cache, "mode": mode}
-    tell(**known, how=engine.how, cost=engine.cost, us=round(start.elapsed_time(end) * 1000 / 50, 1))
+    us = round(start.elapsed_time(end) * 1000 / 50, 1)
+    tell(**known, count=count, how=engine.how, cost=engine.cost, us=us, prompts_ms=round(1000 * read_s, 1))
     if with_profile:
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
             for _ in range(5):
-                ids = advance(ids)
+                ids = advance(ids).expand(rows, count)
             torch.cuda.synchronize()
         print(profile.key_averages().table(sort_by="self_cuda_time_total", row_limit=25, max_name_column_width=60))
     engine.close()
     torch.cuda.empty_cache()
+
+
+def seconds_to_read(engine: NativeEngine, rows: int) -> float:
+    torch.cuda.synchronize()
+    began = time.perf_counter()
+    engine.prefill([np.ones(PROMPT, dtype=np.int64)] * rows)
+    torch.cuda.synchronize()
+    return time.perf_counter() - began
 
 
 if __name__ == "__main__":
