@@ -138,6 +138,7 @@ def time_step(
 
 
 def seconds_to_read(engine: NativeEngine, rows: int) -> float:
+    """Time how long prompts of a window's length take to be read in all rows."""
     torch.cuda.synchronize()
     began = time.perf_counter()
     engine.prefill([np.ones(PROMPT, dtype=np.int64)] * rows)

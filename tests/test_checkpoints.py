@@ -163,6 +163,15 @@ def test_a_config_that_is_no_json(tmp_path: Path) -> None:
             "`quantization_config.version` is 2, this yue reads 1; update yue, or quantize the original model again.",
         ),
         (
+            {"quantization_config": {"quant_method": "yue-native", "version": 1, "format": "native-4bit"}},
+            "`quantization_config.version` is 1, this yue reads 2; update yue, or quantize the original model again.",
+        ),
+        (
+            {"quantization_config": {"quant_method": "yue-native", "version": 1, "format": ["native-4bit"]}},
+            "`quantization_config` is {'quant_method': 'yue-native', 'version': 1, 'format': ['native-4bit']}; "
+            "expected format native-8bit or native-4bit and, in 4 bits, group 128. Quantize the original model again.",
+        ),
+        (
             {"quantization_config": {"quant_method": "yue-native", "version": 1, "format": "native-3bit"}},
             "`quantization_config` is {'quant_method': 'yue-native', 'version': 1, 'format': 'native-3bit'}; expected "
             "format native-8bit or native-4bit and, in 4 bits, group 128. Quantize the original model again.",

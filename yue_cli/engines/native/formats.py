@@ -12,7 +12,6 @@ from yue_cli.models import EIGHT_BIT, FORMATS, FOUR_BIT
 
 GROUP = 128  # columns that share a scale and a zero in 4 bits
 METHOD = "yue-native"
-VERSIONS = {EIGHT_BIT: 1, FOUR_BIT: 2}  # of the format of the layers: how its values lie
 CONFIG_KEY = "quantization_config"
 
 
@@ -25,7 +24,7 @@ class Quantization:
 
     def as_config(self) -> dict[str, Any]:
         """Write the block of config.json."""
-        version = VERSIONS.get(self.layers)
+        version = _version(self.layers, self.head)
         block = {"quant_method": METHOD, "version": version, "format": self.layers, "head_format": self.head}
         return block | ({"group": GROUP} if FOUR_BIT in (self.layers, self.head) else {})
 
@@ -47,7 +46,7 @@ class Quantization:
                 f"{path}: `{CONFIG_KEY}.quant_method` is {method!r}; this engine reads {METHOD!r} only. Take the "
                 "original model; `yue quantize` makes a smaller one of it."
             )
-        version = VERSIONS.get(block.get("format"), VERSIONS[EIGHT_BIT])
+        version = _version(block.get("format"), block.get("head_format"))
         if block.get("version") != version:
             raise CheckpointError(
                 f"{path}: `{CONFIG_KEY}.version` is {block.get('version')!r}, this yue reads {version}; update yue, or "
@@ -61,6 +60,11 @@ class Quantization:
                 f"{GROUP}. Quantize the original model again."
             )
         return known
+
+
+def _version(layers: Any, head: Any) -> int:
+    """Tell the version of two formats, as found in a file: how their values lie."""
+    return 2 if FOUR_BIT in (layers, head) else 1
 
 
 def matrix_bytes(format: str | None, rows: int, columns: int, item_bytes: int) -> int:

@@ -119,6 +119,7 @@ class Llama:
         return self.linear(F.silu(gate) * up, layer.down)
 
     def linear(self, x: Tensor, weight: Matrix) -> Tensor:
+        """Multiply x [..., in] by weight [out, in], quantized ones in this model's way: [..., out]."""
         return linear(x, weight, self.unpack)
 
     def norm(self, x: Tensor, weight: Tensor) -> Tensor:
@@ -140,7 +141,10 @@ class Llama:
 
 
 def linear(x: Tensor, weight: Matrix, unpack: Unpack | None = None) -> Tensor:
-    """Multiply x [..., in] by weight [out, in], in whichever order is faster. Only shapes decide."""
+    """Multiply x [..., in] by weight [out, in], in whichever order is faster: [..., out]. Only shapes decide.
+
+    unpack: turns quantized weights into numbers; None: as `dequantize` does.
+    """
     if isinstance(weight, QuantizedWeight):
         return weight.multiply(x, unpack)
     if not isinstance(weight, Tensor):

@@ -57,7 +57,7 @@ def ahead(row_bytes: int) -> int:
 
 
 def find(kind: type, outs: int, inner: int, rows: int, gated: bool, is_hopper: bool) -> Tile | None:
-    """Choose the tile of a product, None where there is no kernel for it, or none as fast as PyTorch's.
+    """Choose the tile of a product, None where there is no kernel for it.
 
     kind: class of the weight. outs: columns of the result. inner: columns of x.
     """
