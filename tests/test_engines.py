@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from yue_cli.engines import available, describe, names, open_engine
 from yue_cli.engines.base import Engine
 from yue_cli.errors import EngineError
 
-ROWS, LENGTH = 4, 1300
+ROWS, LENGTH = 8, 1300
 LONG = 1100  # more than two of the native engine's prefill chunks
 
 # How far logits (about ±8) may be from an outside reference in float64 that gets the same rounded weights, and from
@@ -192,6 +192,20 @@ def test_equal_prompts_give_equal_bits_in_any_company(engine: Engine) -> None:
     engine.step(columns([1], [2]).to(engine.device))
     again = engine.prefill([ids, random_ids(900, seed=5)], head)
     assert torch.equal(first[0], again[0])
+
+
+def alike_and_apart(engine: Engine) -> Iterator[tuple[Tensor, Tensor]]:
+    """Read many prompts of one length, and each among others: pairs of logits that should be the same."""
+    alike, step = [random_ids(40, seed=row) for row in range(ROWS)], columns(*[[7]] * ROWS).to(engine.device)
+    together = [(engine.prefill(alike), engine.step(step)) for _ in range(3)]  # computed, recorded, played
+    for row in range(ROWS):
+        others = [random_ids(10 + number) for number in range(ROWS)]
+        apart = engine.prefill([*others[:row], alike[row], *others[row + 1 :]]), engine.step(step)
+        yield from ((there[row], here[row]) for known in together for there, here in zip(known, apart, strict=True))
+
+
+def test_many_prompts_of_one_length_are_read_as_any_other(engine: Engine) -> None:
+    assert all(torch.equal(there, here) for there, here in alike_and_apart(engine))
 
 
 @settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -11,13 +11,14 @@ from benchmarks.random_exl2 import write_model
 from tests import test_engines
 from tests.exl2_reader import read_weights
 from tests.exl2_stand_in import ExtensionStandIn
-from tests.test_engines import LENGTH, ROWS, WAYS, assert_close, columns, random_ids
+from tests.test_engines import LENGTH, ROWS, WAYS, alike_and_apart, assert_close, columns, random_ids
 from tests.tiny_llama import CONFIG, Tensors, random_tensors
 from yue_cli.engines import describe, open_engine
 from yue_cli.engines.base import Engine
 from yue_cli.engines.exl2 import extension
 
 _OWN = {  # written anew below: partial sums of few rows come in any order, so last bits may differ
+    "test_many_prompts_of_one_length_are_read_as_any_other",
     "test_rows_do_not_see_each_other",
     "test_fuse_equals_a_step_and_a_pick",
     "test_an_engine_tells_its_facts",
@@ -84,6 +85,11 @@ def engine(request: pytest.FixtureRequest, checkpoint: Path) -> Engine:
 def opened(checkpoint: Path, device: torch.device, mode: str = "auto", cache: str = "auto") -> Engine:
     dtype = torch.float32  # whatever is asked for
     return open_engine("auto", checkpoint, rows=ROWS, length=LENGTH, device=device, dtype=dtype, mode=mode, cache=cache)
+
+
+def test_many_prompts_of_one_length_are_read_as_any_other(engine: Engine, dtype: torch.dtype) -> None:
+    for there, here in alike_and_apart(engine):
+        assert_close(dtype, there, here)
 
 
 def test_rows_do_not_see_each_other(engine: Engine, dtype: torch.dtype) -> None:

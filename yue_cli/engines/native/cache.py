@@ -42,6 +42,12 @@ class Cache:
         """Give the keys and values [R, heads, stop, size] of the first ids."""
         return self.keys[slots, :, :stop], self.values[slots, :, :stop]
 
+    def copy(self, source: int, target: int) -> None:
+        """Let one slot hold what another one does."""
+        for kept in vars(self).values():
+            if isinstance(kept, Tensor) and source != target:
+                kept[target].copy_(kept[source])
+
     @property
     def nbytes(self) -> int:
         return self.keys.nbytes + self.values.nbytes

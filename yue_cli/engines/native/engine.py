@@ -5,6 +5,7 @@ writes the same cache, keeps its positions on the device, and can be recorded to
 """
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -29,6 +30,7 @@ from yue_cli.errors import OutOfMemory
 CHUNK = 512
 _FOLLOWED = 64  # positions whose logits are in memory at once while a row is followed
 _FEW = 2  # ids of a row that a fast step reads; more are read as prompts are
+_MANY = 8  # prompts of one length, from which on recording how one is read pays
 
 
 class Step(Protocol):
@@ -67,6 +69,7 @@ class NativeEngine(Engine):
         self._step = self._make_step()
         self._recorder = Recorder(self.device, gives_up=mode == "auto")
         self._places: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}  # by rows and ids a row: ids in, id out
+        self._prompts: dict[int, Tensor] = {}  # by ids: where a recorded prompt is read from
         self._numbers = itertools.count()  # of fused picks
 
     @classmethod
@@ -141,19 +144,40 @@ class NativeEngine(Engine):
         model = self._opened()
         assert 1 <= len(rows) <= self.rows, f"{len(rows)} rows do not fit an engine opened for {self.rows}"
         self._filled = [0] * len(rows)
-        last = []
         with self._on_device(), enough_memory(self.device, "the work on a prompt"):
-            for number, row in enumerate(rows):
-                assert 1 <= len(row) <= self.length, f"a row of {len(row)} ids does not fit a cache of {self.length}"
-                ids = torch.from_numpy(np.asarray(row, dtype=np.int64)).to(self.device)[None]
-                hidden = ids.new_empty(0)
-                for start in range(0, len(row), CHUNK):
-                    span = Span(slice(0, 1), slice(number, number + 1), start)
-                    hidden = model.forward(ids[:, start : start + CHUNK], [span])
-                self._filled[number] = len(row)
-                last.append(hidden)
+            last = self._read_all(rows)
+            self._filled = [len(row) for row in rows]
             self._filled_there[: len(rows)] = torch.tensor(self._filled, device=self.device)
             return model.linear(torch.cat(last), self._head(head)).float()
+
+    def _read_all(self, rows: Sequence[np.ndarray]) -> list[Tensor]:
+        """Read each row into its own slot; give the last hidden state [1, hidden] of each."""
+        alike = Counter(map(len, rows))
+        last = []
+        for slot, row in reversed(list(enumerate(rows))):  # the first comes last, for its slot is borrowed until then
+            assert 1 <= len(row) <= self.length, f"a row of {len(row)} ids does not fit a cache of {self.length}"
+            ids = torch.from_numpy(np.asarray(row, dtype=np.int64)).to(self.device)[None]
+            is_recorded = self._step is not None and len(row) <= CHUNK and alike[len(row)] >= _MANY
+            last.append(self._read_recorded(ids, slot) if is_recorded else self._read(ids, slot))
+        return last[::-1]
+
+    def _read(self, ids: Tensor, slot: int) -> Tensor:
+        """Read ids [1, n] into an empty slot; give the last hidden state [1, hidden]."""
+        model, slots = self._opened(), slice(slot, slot + 1)
+        hidden = ids.new_empty(0)
+        for start in range(0, ids.shape[1], CHUNK):
+            hidden = model.forward(ids[:, start : start + CHUNK], [Span(slice(0, 1), slots, start)])
+        return hidden
+
+    def _read_recorded(self, ids: Tensor, slot: int) -> Tensor:
+        """Do the same for one of many prompts of a length: in the first slot, from where it goes to its own."""
+        count = ids.shape[1]
+        place = self._prompts.setdefault(count, torch.zeros_like(ids))
+        place.copy_(ids)
+        hidden = self._recorder.play(("prompt", count), lambda: self._read(place, 0)).clone()
+        for kept in self._opened().caches:
+            kept.copy(0, slot)
+        return hidden
 
     def follow(self, row: np.ndarray, start: int, head: Head | None = None) -> Iterator[Tensor]:
         model = self._opened()
@@ -225,6 +249,7 @@ class NativeEngine(Engine):
         self._model = self._step = None
         self._heads.clear()
         self._places.clear()
+        self._prompts.clear()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
