@@ -117,7 +117,7 @@ class Attention:
         columns = (config.heads + 2 * config.key_value_heads) * config.head_size
         qkv = torch.randn(rows * self.count, columns, device=CUDA, dtype=BF16)
         used = torch.tensor(self.filled, device=CUDA)
-        before, used_int = used - self.count, used.int()
+        before = used - self.count
         q = qkv.view(rows, self.count, -1, config.head_size)[:, :, : config.heads]
         table = step.cut
 
@@ -127,8 +127,9 @@ class Attention:
                 step._attend(qkv, cache, before, self.count, BF16)
 
         def by_library() -> None:
+            flash = attention.Flash(used.int())
             for cache in caches:
-                attention.flash(q, *cache.read(slice(rows), self.length), used_int)
+                flash(q, *cache.read(slice(rows), self.length))
 
         read = sum(self.filled) * caches[0].nbytes // (rows * self.length)
         return Prepared(launch, read, table, "FlashAttention-2", by_library if self.cache == "auto" else None)

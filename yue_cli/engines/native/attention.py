@@ -49,30 +49,38 @@ def _in_two_products(q: Tensor, keys: Tensor, values: Tensor, visible: Tensor | 
     return scores.softmax(-1) @ values
 
 
-def flash(q: Tensor, keys: Tensor, values: Tensor, used: Tensor | None = None) -> Tensor:
-    """Look at the first `used` keys, int32 [R] on the device, or at all of them, by FlashAttention-2.
+class Flash:
+    """FlashAttention-2 for all layers of one call: what it is told beside queries, keys and values is made once."""
 
-    The last query of a row sees all of these, the one before it one less. Returns [R, n, heads, size].
-    """
-    rows, count, heads, size = q.shape
-    places = keys.shape[2]
-    if used is None:
-        used = torch.full((rows,), places, dtype=torch.int32, device=q.device)
-    ends = torch.arange(rows + 1, dtype=torch.int32, device=q.device)
-    attended = torch.ops.aten._flash_attention_forward(
-        q.reshape(rows * count, heads, size),
-        rows_in_line(keys),
-        rows_in_line(values),
-        ends * count,
-        ends * (keys.stride(0) // size),
-        count,
-        places,
-        0.0,
-        count > 1,
-        False,
-        seqused_k=used,
-    )[0]
-    return attended.view(rows, count, heads, size)
+    def __init__(self, used: Tensor | None = None) -> None:
+        """used: int32 [R] on the device, the keys that a row has; None: all that are given."""
+        self._used = used
+        self._told: dict[tuple[int, ...], tuple[Tensor, Tensor, Tensor]] = {}
+
+    def __call__(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Let the last query of a row see all its keys, the one before it one less. Returns [R, n, heads, size]."""
+        rows, count, heads, size = q.shape
+        places, pitch = keys.shape[2], keys.stride(0) // size
+        shape = rows, count, places, pitch
+        if shape not in self._told:
+            ends = torch.arange(rows + 1, dtype=torch.int32, device=q.device)
+            used = self._used if self._used is not None else torch.full_like(ends[1:], places)
+            self._told[shape] = ends * count, ends * pitch, used
+        query_ends, key_ends, used = self._told[shape]
+        attended = torch.ops.aten._flash_attention_forward(
+            q.reshape(rows * count, heads, size),
+            rows_in_line(keys),
+            rows_in_line(values),
+            query_ends,
+            key_ends,
+            count,
+            places,
+            0.0,
+            count > 1,
+            False,
+            seqused_k=used,
+        )[0]
+        return attended.view(rows, count, heads, size)
 
 
 def rows_in_line(cache: Tensor) -> Tensor:

@@ -63,16 +63,19 @@ class Llama:
         *,
         length: int,
         can_flash: bool = False,
+        norms_at_once: bool = False,
         unpack: Unpack | None = None,
     ) -> None:
         """caches: one a layer, with room for `length` ids. can_flash: attend by FlashAttention-2.
 
-        unpack: a faster way to turn quantized weights into numbers.
+        norms_at_once: normalize by one operation, which rounds once. unpack: a faster way to turn quantized weights
+        into numbers.
         """
         self.config = config
         self.weights = weights
         self.caches = caches
         self.can_flash = can_flash
+        self.norms_at_once = norms_at_once
         self.unpack = unpack
         self.cosine, self.sine = _rotary_tables(config, length, weights.embedding.device)
 
@@ -88,6 +91,7 @@ class Llama:
         count = ids.shape[1]
         rotation = self._rotation(spans, count)
         masks = [None if self.can_flash else _mask(span.start, count, ids.device) for span in spans]
+        flash = attention.Flash()
         x = F.embedding(ids, self.weights.embedding)  # [R, n, hidden]
         for layer, cache in zip(self.weights.layers, self.caches, strict=True):
             q, k, v = self.queries_keys_values(x, layer, rotation)
@@ -96,10 +100,11 @@ class Llama:
                 cache.write(span.slots, span.start, k[span.rows], v[span.rows])
                 known = cache.read(span.slots, span.start + count)
                 if self.can_flash:
-                    attended.append(attention.flash(q[span.rows], *known))
+                    attended.append(flash(q[span.rows], *known))
                 else:
                     attended.append(attention.masked(q[span.rows], *known, mask))
-            x = x + self.linear(torch.cat(attended).flatten(2), layer.output)
+            together = attended[0] if len(attended) == 1 else torch.cat(attended)
+            x = x + self.linear(together.flatten(2), layer.output)
             x = x + self.feed_forward(x, layer)
         return x
 
@@ -123,6 +128,8 @@ class Llama:
         return linear(x, weight, self.unpack)
 
     def norm(self, x: Tensor, weight: Tensor) -> Tensor:
+        if self.norms_at_once:
+            return F.rms_norm(x, x.shape[-1:], weight, self.config.norm_epsilon)
         wide = x.float()
         wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.config.norm_epsilon)
         return wide.to(x.dtype) * weight

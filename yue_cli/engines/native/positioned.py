@@ -36,7 +36,7 @@ class PositionedStep:
         positions = filled[:, None] + torch.arange(count, device=device)  # [R, n]
         rotation = model.cosine[positions][:, None], model.sine[positions][:, None]  # [R, 1, n, size / 2]
         visible = torch.arange(extent, device=device) <= positions[..., None]  # [R, n, extent]
-        used = (filled + count).int()
+        flash = attention.Flash((filled + count).int())
         rows = slice(len(ids))
         x = F.embedding(ids, model.weights.embedding)
         for layer, cache in zip(model.weights.layers, model.caches, strict=True):
@@ -44,7 +44,7 @@ class PositionedStep:
             cache.write_at(positions, k, v)
             known = cache.read(rows, extent)
             if model.can_flash:
-                attended = attention.flash(q, *known, used)
+                attended = flash(q, *known)
             else:
                 # Not cuDNN, which makes a plan for every shape while it is recorded.
                 with sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):

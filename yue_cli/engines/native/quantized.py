@@ -100,8 +100,14 @@ class QuantizedWeight(Weight):
         unpack = unpack or (lambda block, dtype: block.dequantize().to(dtype))
         if len(self) <= rows:
             return F.linear(x, unpack(self, x.dtype))
-        blocks = (self[start : start + rows] for start in range(0, len(self), rows))
-        return torch.cat([F.linear(x, unpack(block, x.dtype)) for block in blocks], dim=-1)
+        if rows not in self._blocks:
+            self._blocks[rows] = [self[start : start + rows] for start in range(0, len(self), rows)]
+        return torch.cat([F.linear(x, unpack(block, x.dtype)) for block in self._blocks[rows]], dim=-1)
+
+    @cached_property
+    def _blocks(self) -> dict[int, list[Self]]:
+        """Views of so many rows, made once: on a GPU making them takes longer than their work."""
+        return {}
 
     @classmethod
     def empty(cls, rows: int, columns: int, device: torch.device) -> Self:
