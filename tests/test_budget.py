@@ -18,7 +18,7 @@ from yue_cli.hub import Hub
 from yue_cli.models import SIZES
 from yue_cli.plan import read_request, recipe
 from yue_cli.project import STAGES, Project
-from yue_cli.settings import Layer, combine, resolve
+from yue_cli.settings import CACHES, Layer, combine, resolve
 from yue_cli.song import Song
 from yue_cli.weights import Library, ModelFolder
 from yue_cli.workbench import MAKERS, Workbench
@@ -75,7 +75,7 @@ def toy_bench(bench, **values) -> Workbench:
 def test_the_published_sizes_are_what_the_engine_reads_from_their_config(tmp_path, part, dtype):
     shared = {"model_type": "llama", "num_hidden_layers": 32, "rms_norm_eps": 1e-5, "tie_word_embeddings": False}
     (tmp_path / "config.json").write_text(json.dumps(PUBLISHED[part] | shared))
-    for cache in ("auto", "int8"):
+    for cache in ("auto", *CACHES):
         assert budget.published_facts(part, dtype.itemsize, None, cache) == engines.describe(
             tmp_path, dtype=dtype, cache=cache
         )
@@ -304,7 +304,7 @@ class Shelf:
     def find(self, name, part, names):
         return ModelFolder(name, Path(part)) if name in names else None
 
-    def describe(self, model):
+    def describe(self, stage, model):
         form = model.name.partition("@")[2] or None
         return budget.published_facts(str(model.path), self.bench.dtype.itemsize, form)
 

@@ -57,7 +57,7 @@ def stage1_rows(bench: Workbench, model: ModelFolder) -> list[Row]:
     records = bench.project.segments()
     if not records or lyrics is None or asked.genre is None:
         return []
-    vocabulary, facts = Vocabulary.read(model.path), bench.describe(model)
+    vocabulary, facts = Vocabulary.read(model.path), bench.describe("stage1", model)
     tokenizer = Tokenizer(model.path / TOKENIZER_FILE, vocabulary)
     settings = bench.settings
     assert settings.stage1.on_overflow is not None, "settings must be resolved"
