@@ -19,7 +19,7 @@ def test_four_bits_by_hand() -> None:
 
 def test_six_bits_by_hand() -> None:
     packed = pack(torch.tensor([1, -1, 31, -31], dtype=torch.int8), 6)
-    assert packed.tolist() == [0xF1, 0x1F, 0b10_01_11_00]
+    assert packed.tolist() == [0x70, 0x8F, 0b01_11_11_01]
     assert unpack(packed, 6).tolist() == [1, -1, 31, -31]
 
 

@@ -21,12 +21,13 @@ class Cache:
 
     keys: Tensor  # [rows, heads, length, size]
     values: Tensor
+    bits: int  # of a number; 16: it is as it was computed
 
     @classmethod
     def zeros(cls, shape: tuple[int, ...], like: Tensor) -> "Cache":
         """Make an empty one. Zeros, not whatever was there: a place that was never written must not hold NaN."""
         keys, values = (_zeros(shape, shape[-1], like.dtype, like.device) for _ in range(2))
-        return cls(keys, values)
+        return cls(keys, values, 16)
 
     def write(self, slots: slice, start: int, keys: Tensor, values: Tensor) -> None:
         """Put keys and values [R, heads, n, size] of n ids behind `start` known ones."""
@@ -70,6 +71,7 @@ class EightBitCache(Cache):
         return cls(
             keys=_zeros((*heads, places, size), size, torch.int8, like.device),
             values=_zeros((*heads, blocks, size, TOGETHER), size, torch.int8, like.device),
+            bits=8,
             key_scales=_zeros((*heads, places), 1, torch.float32, like.device),
             value_scales=_zeros((*heads, places), 1, torch.float32, like.device),
             dtype=like.dtype,
@@ -114,8 +116,6 @@ class PackedCache(EightBitCache):
     Bytes are uint8: keys [rows, heads, places, width], values [rows, heads, blocks, width, TOGETHER].
     """
 
-    bits: int
-
     @classmethod
     def empty(cls, shape: tuple[int, ...], like: Tensor, bits: int) -> "PackedCache":
         """Make an empty one. Raises EngineError for heads that cannot be packed."""
@@ -125,7 +125,7 @@ class PackedCache(EightBitCache):
         hadamard(size, like.device)  # is made before anything is recorded
         plain = EightBitCache.zeros((*shape[:-1], size * bits // 8), like)
         keys, values = plain.keys.view(torch.uint8), plain.values.view(torch.uint8)
-        return cls(keys, values, plain.key_scales, plain.value_scales, like.dtype, bits)
+        return cls(keys, values, bits, plain.key_scales, plain.value_scales, like.dtype)
 
     def _rounded(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
         steps, scales = to_bytes(turn(numbers), self.bits)

@@ -32,24 +32,24 @@ def hadamard(size: int, device: torch.device) -> Tensor:
 def pack(steps: Tensor, bits: int) -> Tensor:
     """Pack int8 [..., size] of 6 or 4 bits into uint8 [..., size * bits / 8].
 
-    Byte i, below size / 2, holds the lowest four bits of the numbers i and i + size / 2; of 6 bits the others follow:
+    Byte i, below size / 2, holds the highest four bits of the numbers i and i + size / 2; of 6 bits the others follow:
     byte i, below size / 4, holds those of the numbers i, i + size / 4, and so on. Lower numbers stand in lower bits.
     """
-    first, second = (steps & 15).view(torch.uint8).chunk(2, -1)
-    low = first | second << 4
+    first, second = (steps >> bits - 4 & 15).view(torch.uint8).chunk(2, -1)
+    high = first | second << 4
     if bits == 4:
-        return low
-    quarters = (steps >> 4 & 3).view(torch.uint8).chunk(4, -1)
-    return torch.cat((low, quarters[0] | quarters[1] << 2 | quarters[2] << 4 | quarters[3] << 6), -1)
+        return high
+    low = (steps & 3).view(torch.uint8).chunk(4, -1)
+    return torch.cat((high, low[0] | low[1] << 2 | low[2] << 4 | low[3] << 6), -1)
 
 
 def unpack(packed: Tensor, bits: int) -> Tensor:
     """Give the int8 [..., size] back that were packed."""
     size = packed.shape[-1] * 8 // bits
-    low = packed[..., : size // 2]
-    # At the upper end of a byte, from where it is shifted down with its sign.
-    steps = torch.cat((low << 4, low & 240), -1)
+    high = packed[..., : size // 2]
+    # At the upper end of a byte, from where they are shifted down with their sign.
+    steps = torch.cat((high << 4, high & 240), -1)
     if bits == 6:
-        upper = packed[..., size // 2 :]
-        steps = steps >> 2 | torch.cat((upper << 6, upper << 4 & 192, upper << 2 & 192, upper & 192), -1)
+        low = packed[..., size // 2 :]
+        steps |= torch.cat((low << 2 & 12, low & 12, low >> 2 & 12, low >> 4 & 12), -1)
     return steps.view(torch.int8) >> 8 - bits
