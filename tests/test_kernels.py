@@ -349,6 +349,19 @@ def test_norms_compile(capability: int) -> None:
 @pytest.mark.parametrize("bits", [16, 8, 6, 4])
 @pytest.mark.parametrize(("heads", "shared", "count"), [(32, 4, 1), (16, 16, 1), (16, 16, 2)])
 def test_attention_compiles(heads: int, shared: int, count: int, bits: int, capability: int) -> None:
+    compile_attention(heads, shared, count, 128, bits, capability)
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("bits", [8, 6, 4])
+@pytest.mark.parametrize(("shared", "size"), [(4, 32), (2, 64), (4, 256)])
+def test_attention_over_bytes_compiles_for_other_heads(shared: int, size: int, bits: int, capability: int) -> None:
+    compile_attention(4, shared, 1, size, bits, capability)
+
+
+def compile_attention(heads: int, shared: int, count: int, size: int, bits: int, capability: int) -> None:
     groups, cut = heads // shared, tiles.attention_cut(heads // shared, bits, capability >= 90)
     kept = {16: "*bf16", 8: "*i8"}.get(bits, "*u8")
     types = dict.fromkeys(("keys", "values"), kept) | dict.fromkeys(("qkv", "y"), "*bf16")
@@ -359,7 +372,7 @@ def test_attention_compiles(heads: int, shared: int, count: int, bits: int, capa
         "COUNT": count,
         "GROUPS": groups,
         "SHARED": shared,
-        "SIZE": 128,
+        "SIZE": size,
         "QUERIES": tiles.padded_queries(groups * count, bits),
         "CHUNKS": cut.chunks,
         "BLOCK": cut.block,

@@ -65,8 +65,8 @@ def attend(
     if first < known:
         if BITS < 8:
             peak, weights, total = look_at_packed(
-                qkv, cosine, sine, keys, values, key_scales, value_scales, cos, sin, row, shared, slots, old, first, size,
-                sharpness, COUNT, GROUPS, SHARED, SIZE, QUARTER, QUERIES, BLOCK, WARPS, BITS,
+                qkv, cosine, sine, keys, values, key_scales, value_scales, cos, sin, row, shared, slots, old, first,
+                size, sharpness, COUNT, GROUPS, SHARED, SIZE, QUARTER, QUERIES, BLOCK, WARPS, BITS,
             )  # fmt: skip
         else:
             own = (row * COUNT + column % COUNT) * (GROUPS + 2) * SHARED + shared * GROUPS + column // COUNT

@@ -1,8 +1,7 @@
 """Attention over keys and values in 6 or 4 bits: what differs from that over bytes.
 
-Features stand in four quarters, since bytes hold one of each or of two (`packing.py`): [WIDTH, 4, n] of heads, WIDTH a
-quarter's features, filled up with zeros to what tensor cores take. All that meets keys and values of the cache is turned
-as they are, and what was found is turned back at the end.
+Features stand in four quarters, for a byte holds some of several (`packing.py`). A quarter has WIDTH features, some of
+them zeros where tensor cores take no fewer. Queries are turned as keys and values are; what was found is turned back.
 """
 
 import triton
@@ -39,7 +38,7 @@ _SIX = tl.constexpr(
 
 @triton.jit
 def quarter_angles(cosine, sine, position, SIZE: tl.constexpr, WIDTH: tl.constexpr):
-    """Load cosines and sines [WIDTH, 4, n] of n positions; the sines as those features need them that they are added to."""
+    """Load cosines and sines [WIDTH, 4, n] of n positions, the sines as those features need them they are added to."""
     feature = _features(SIZE, WIDTH)
     place = position[None, None, :] * (SIZE // 2) + feature % (SIZE // 2)
     sin = tl.load(sine + place)
@@ -80,7 +79,7 @@ def look_at_packed(
     """
     column, query = tl.arange(0, 2 * QUERIES) // 2, tl.arange(0, QUERIES)
     own = (row * COUNT + column % COUNT) * (GROUPS + 2) * SHARED + shared * GROUPS + column // COUNT
-    q = _turned(_heads(qkv, own, column < GROUPS * COUNT, cos, sin, SIZE, WIDTH), SIZE, WIDTH, "tf32")
+    q = _turned_heads(qkv, own, column < GROUPS * COUNT, cos, sin, SIZE, WIDTH)
     peak = tl.full((QUERIES,), LOWEST, tl.float32)
     weights = tl.zeros((QUERIES,), tl.float32)
     nothing = tl.zeros((WIDTH, QUERIES), tl.float32)
@@ -94,79 +93,69 @@ def look_at_packed(
             )  # fmt: skip
             score = tl.where(new <= query % COUNT, score * sharpness, LOWEST)
             higher = tl.maximum(peak, score)
-            fade, weight = tl.exp2(peak - higher)[None, :], tl.exp2(score - higher)
-            peak, weights = higher, weights * tl.exp2(peak - higher) + weight
-            t0 = t0 * fade + v0 * weight[None, :]
-            t1 = t1 * fade + v1 * weight[None, :]
-            t2 = t2 * fade + v2 * weight[None, :]
-            t3 = t3 * fade + v3 * weight[None, :]
-    peak, weights, found = _look(
+            fade, weight = tl.exp2(peak - higher), tl.exp2(score - higher)
+            peak, weights = higher, weights * fade + weight
+            t0, t1 = t0 * fade[None, :] + v0 * weight[None, :], t1 * fade[None, :] + v1 * weight[None, :]
+            t2, t3 = t2 * fade[None, :] + v2 * weight[None, :], t3 * fade[None, :] + v3 * weight[None, :]
+    return _look(
         q, peak, weights, t0, t1, t2, t3, keys, values, key_scales, value_scales, slots, first,
         tl.minimum(first + size, old), sharpness, SIZE, WIDTH, QUERIES, BLOCK, WARPS, BITS,
     )  # fmt: skip
-    # In three parts of a float32 nothing is lost.
-    found = _turned(found, SIZE, WIDTH, "tf32x3")
-    return peak, weights, tl.reshape(tl.permute(_together(found), (1, 0, 2)), (4 * WIDTH, QUERIES))
 
 
 @triton.jit
 def _features(SIZE: tl.constexpr, WIDTH: tl.constexpr):
-    """Number the features of four quarters [WIDTH, 4, 1]; those that fill up stand for some of the next quarter."""
-    return (tl.arange(0, WIDTH)[:, None, None] + tl.arange(0, 4)[None, :, None] * (SIZE // 4)) % SIZE
+    """Number the features of four quarters: [WIDTH, 4, 1]."""
+    return (tl.arange(0, WIDTH) % (SIZE // 4))[:, None, None] + (tl.arange(0, 4) * (SIZE // 4))[None, :, None]
 
 
 @triton.jit
-def _without_filling(x, SIZE: tl.constexpr):
-    """Make zeros of what fills up quarters, the first dimension of three."""
-    if x.shape[0] > SIZE // 4:
-        x = tl.where((tl.arange(0, x.shape[0]) < SIZE // 4)[:, None, None], x, 0.0)
-    return x
-
-
-@triton.jit
-def _heads(
+def _turned_heads(
     qkv,
     own,  # [n]: heads, among all tokens'
     is_there,
-    cos,
+    cos,  # [WIDTH, 4, n]
     sin,
     SIZE: tl.constexpr,
     WIDTH: tl.constexpr,
 ):
-    """Load heads [WIDTH, 4, n], each turned by the angle of its position: the rotary embedding."""
+    """Load heads, each turned by the angle of its position, then by the Hadamard matrix: four [WIDTH, n]."""
     feature = _features(SIZE, WIDTH)
     place = qkv + own[None, None, :] * SIZE
     x = tl.load(place + feature, mask=is_there[None, None, :], other=0.0).to(tl.float32)
     other = tl.load(place + (feature + SIZE // 2) % SIZE, mask=is_there[None, None, :], other=0.0).to(tl.float32)
-    return (x * cos + other * sin).to(qkv.dtype.element_ty)
+    x = (x * cos + other * sin).to(qkv.dtype.element_ty).to(tl.float32)  # rounded as the eager path rounds
+    n: tl.constexpr = own.shape[0]
+    y = _times_signs(tl.reshape(x, (WIDTH, 4 * n)), SIZE, "tf32")  # which has all of a number of 16 bits
+    first, second = tl.split(tl.permute(tl.reshape(y, (WIDTH, 2, 2, n)), (0, 3, 2, 1)))  # halves of the features
+    y0, y1 = tl.split(first)
+    y2, y3 = tl.split(second)
+    return _crossed(y0, y1, y2, y3, SIZE**-0.5)
 
 
 @triton.jit
-def _turned(x, SIZE: tl.constexpr, WIDTH: tl.constexpr, PRECISION: tl.constexpr):
-    """Multiply heads [WIDTH, 4, n] by the orthonormal Hadamard matrix of their size: four quarters [WIDTH, n], float32.
-
-    It is one of four rows times one of a quarter's. Numbers of 16 bits are exact in tf32.
-    """
-    n: tl.constexpr = x.shape[2]
-    odd = tl.arange(0, WIDTH)[:, None] & tl.arange(0, WIDTH)[None, :]
+def _times_signs(x, SIZE: tl.constexpr, PRECISION: tl.constexpr):
+    """Multiply columns [WIDTH, n] of quarters by the Hadamard matrix of their size: float32."""
+    WIDTH: tl.constexpr = x.shape[0]
+    feature = tl.arange(0, WIDTH)
+    odd = feature[:, None] & feature[None, :]
     odd ^= odd >> 4
     odd ^= odd >> 2
     odd ^= odd >> 1
     signs = 1.0 - 2 * (odd & 1).to(tl.float32)
-    x = tl.reshape(_without_filling(x.to(tl.float32), SIZE), (WIDTH, 4 * n))
-    x = tl.dot(signs, x, input_precision=PRECISION) * SIZE**-0.5
-    x = _without_filling(tl.reshape(x, (WIDTH, 4, n)), SIZE)
-    first, second = tl.split(tl.permute(tl.reshape(x, (WIDTH, 2, 2, n)), (0, 3, 1, 2)))
-    sum0, sum1 = tl.split(first + second)
-    difference0, difference1 = tl.split(first - second)
-    return sum0 + sum1, difference0 + difference1, sum0 - sum1, difference0 - difference1
+    if WIDTH == SIZE // 4:
+        return tl.dot(signs, x, input_precision=PRECISION)
+    # What fills up counts nothing, before and after.
+    is_there = (feature < SIZE // 4)[:, None]
+    return tl.where(is_there, tl.dot(signs, tl.where(is_there, x, 0.0), input_precision=PRECISION), 0.0)
 
 
 @triton.jit
-def _together(x):
-    """Put four [WIDTH, n] together: [WIDTH, 4, n]."""
-    pairs = tl.permute(tl.join(tl.join(x[0], x[1]), tl.join(x[2], x[3])), (0, 3, 2, 1))
-    return tl.reshape(pairs, (x[0].shape[0], 4, x[0].shape[1]))
+def _crossed(x0, x1, x2, x3, factor):
+    """Multiply four quarters by the Hadamard matrix of four rows: with that of a quarter, it is that of all."""
+    sum0, sum1, difference0, difference1 = x0 + x1, x2 + x3, x0 - x1, x2 - x3
+    y0, y1 = (sum0 + sum1) * factor, (difference0 + difference1) * factor
+    return y0, y1, (sum0 - sum1) * factor, (difference0 - difference1) * factor
 
 
 @triton.jit
@@ -190,29 +179,34 @@ def _remember(
 ):
     """Put key and value of one head of a new id into the cache.
 
-    Returns the products of the queries with it, and the value, four [WIDTH, QUERIES]: what they would find in the cache.
+    Returns the queries' products with it, and the value, four [WIDTH, QUERIES]: what they would find in the cache.
     """
-    column = tl.arange(0, 2 * QUERIES)
-    is_first = column == 0
-    # Key and value stand in every column, so that threads have all that they need without asking others.
+    # Key and value stand in every pair of columns, so that threads have all that they need without asking others.
+    column = tl.arange(0, 4 * QUERIES)
+    is_key = column % 2 == 0
     cos, sin = quarter_angles(cosine, sine, position + column * 0, SIZE, WIDTH)
-    key = _turned(_heads(qkv, own + column * 0, column >= 0, cos, sin, SIZE, WIDTH), SIZE, WIDTH, "tf32")
-    key, scale = _rounded(key, BITS)
-    _store(keys + (slots + position) * (SIZE * BITS // 8), 1, key, is_first, SIZE, BITS)
-    tl.store(key_scales + slots + position + column * 0, scale, mask=is_first)
-    score = tl.sum(q[0] * key[0], 0) + tl.sum(q[1] * key[1], 0) + tl.sum(q[2] * key[2], 0) + tl.sum(q[3] * key[3], 0)
-    score, _ = tl.split(tl.reshape(score * scale, (QUERIES, 2)))
-    place = qkv + (own + SHARED + column * 0)[None, None, :] * SIZE
-    value, scale = _rounded(_turned(tl.load(place + _features(SIZE, WIDTH)), SIZE, WIDTH, "tf32"), BITS)
+    cos, sin = tl.where(is_key[None, None, :], cos, 1.0), tl.where(is_key[None, None, :], sin, 0.0)
+    both = _turned_heads(qkv, tl.where(is_key, own, own + SHARED), column >= 0, cos, sin, SIZE, WIDTH)
+    both, scale = _rounded(both, BITS)
     block_at = (slots + position // TOGETHER * TOGETHER) * (SIZE * BITS // 8) + position % TOGETHER
-    _store(values + block_at, TOGETHER, value, is_first, SIZE, BITS)
-    tl.store(value_scales + slots + position + column * 0, scale, mask=is_first)
-    scale, v0 = scale[None, :], value[0] * scale[None, :]
-    v0, _ = tl.split(tl.reshape(v0, (WIDTH, QUERIES, 2)))
-    v1, _ = tl.split(tl.reshape(value[1] * scale, (WIDTH, QUERIES, 2)))
-    v2, _ = tl.split(tl.reshape(value[2] * scale, (WIDTH, QUERIES, 2)))
-    v3, _ = tl.split(tl.reshape(value[3] * scale, (WIDTH, QUERIES, 2)))
+    _store(keys + (slots + position) * (SIZE * BITS // 8), 1, both, column == 0, SIZE, BITS)
+    _store(values + block_at, TOGETHER, both, column == 1, SIZE, BITS)
+    tl.store(key_scales + slots + position + column * 0, scale, mask=column == 0)
+    tl.store(value_scales + slots + position + column * 0, scale, mask=column == 1)
+    k0, v0 = _key_and_value(both[0] * scale[None, :])
+    k1, v1 = _key_and_value(both[1] * scale[None, :])
+    k2, v2 = _key_and_value(both[2] * scale[None, :])
+    k3, v3 = _key_and_value(both[3] * scale[None, :])
+    score, _ = tl.split(tl.reshape(tl.sum(q[0] * k0 + q[1] * k1 + q[2] * k2 + q[3] * k3, 0), (QUERIES, 2)))
     return score, v0, v1, v2, v3
+
+
+@triton.jit
+def _key_and_value(both):
+    """Part columns [WIDTH, 4 * QUERIES]: the key, in two for each query, and the value, in one."""
+    key, value = tl.split(tl.reshape(both, (both.shape[0], both.shape[1] // 2, 2)))
+    value, _ = tl.split(tl.reshape(value, (both.shape[0], both.shape[1] // 4, 2)))
+    return key, value
 
 
 @triton.jit
@@ -265,7 +259,7 @@ def _look(
     WARPS: tl.constexpr,
     BITS: tl.constexpr,
 ):
-    """Do what `look_at_bytes` does, with bytes that are made of each quarter's steps; returns sums [WIDTH, 4, QUERIES]."""
+    """Do what `look_at_bytes` does with bytes that are made of each quarter's steps, and turn back what was found."""
     PART: tl.constexpr = BLOCK // WARPS
     BYTES: tl.constexpr = SIZE * BITS // 8
     NEXT: tl.constexpr = SIZE // 4  # bytes from one quarter to the next
@@ -303,9 +297,12 @@ def _look(
         t2 = t2 * fade[:, None, :] + whole(tl.dot(v2, weight), QUERIES)
         t3 = t3 * fade[:, None, :] + whole(tl.dot(v3, weight), QUERIES)
     top, weights, share = heights(peak, weights)
-    share = (share * largest * (1 / (STEPS * RAISED)))[:, None, :]
-    found = tl.sum(t0 * share, 0), tl.sum(t1 * share, 0), tl.sum(t2 * share, 0), tl.sum(t3 * share, 0)
-    return top, weights, _together(found)
+    share = (share * largest * (1 / (STEPS * RAISED) * SIZE**-0.5))[:, None, :]
+    t0, t1, t2, t3 = _crossed(t0, t1, t2, t3, share)
+    found = tl.reshape(tl.sum(tl.join(tl.join(t0, t2), tl.join(t1, t3)), 0), (WIDTH, QUERIES * 4))
+    # In three parts of a float32 nothing is lost.
+    found = tl.reshape(_times_signs(found, SIZE, "tf32x3"), (WIDTH, QUERIES, 4))
+    return top, weights, tl.reshape(tl.permute(found, (2, 0, 1)), (4 * WIDTH, QUERIES))
 
 
 @triton.jit

@@ -47,7 +47,9 @@ def attention_cut(groups: int, bits: int, is_hopper: bool) -> Cut:
     bits: of a number in the cache.
     """
     if groups > 2:
-        return Cut(16, 128, warps=4, stages=3 if is_hopper and bits > 8 else 2)
+        # Of fewer than eight bits all is turned before and after, which would take more registers than looking.
+        registers = 128 if bits < 8 else None
+        return Cut(16, 128, warps=4, stages=3 if is_hopper and bits > 8 else 2, registers=registers)
     return Cut(2, 128, warps=4, stages=2, registers=96) if bits <= 8 else Cut(2, 64, warps=2, stages=3)
 
 
