@@ -50,8 +50,8 @@ LOGITS_CLOSE = {torch.float32: 1e-4, torch.float16: 0.05, torch.bfloat16: 0.25}
 CACHES_CLOSE = {
     "auto": LOGITS_CLOSE,
     "int8": {torch.float32: 0.05, torch.float16: 0.2, torch.bfloat16: 0.3},
-    "int6": {torch.float32: 0.1, torch.float16: 0.3, torch.bfloat16: 0.6},
-    "int4": {torch.float32: 0.3, torch.float16: 1.0, torch.bfloat16: 2.0},
+    "int6": {torch.float32: 0.05, torch.float16: 0.2, torch.bfloat16: 0.6},
+    "int4": {torch.float32: 0.1, torch.float16: 0.4, torch.bfloat16: 1.2},
 }
 
 
