@@ -135,6 +135,20 @@ def test_a_model_that_is_here_is_weighed_by_its_own_config(bench):
     assert 800 < first.length < 1000, "counted with the model's own tokenizer"
 
 
+def test_each_stage_keeps_keys_and_values_in_its_own_format(bench):
+    formats = {"execution__stage1_cache": "int6", "execution__stage2_cache": "int4"}
+    first, second, _ = budget.needs(bench(execution__dtype="bfloat16", **formats), ["stage1", "stage2", "audio"])
+    assert first.cache == first.rows * first.length * 25_600
+    assert second.cache == second.rows * second.length * 69_632
+    made = toy_bench(bench, **formats)
+    for stage, bits in (("stage1", 6), ("stage2", 4)):
+        model = made.model(stage)
+        with made.engine(stage, model, rows=1, length=64) as engine:
+            assert {cache.bits for cache in engine._opened().caches} == {bits}
+            told = made.describe(stage, model)
+            assert told.cache_bytes_per_token * 64 == sum(cache.nbytes for cache in engine._opened().caches)
+
+
 @pytest.mark.parametrize(("free", "songs"), [(13.9, 1), (15, 2), (18, 4), (24, 8), (60, 8)])
 def test_as_many_songs_are_sung_at_once_as_memory_holds(bench, free, songs):
     first, *others = (bench(free=free, execution__dtype="bfloat16") for _ in range(7))

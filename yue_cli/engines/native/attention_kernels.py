@@ -17,7 +17,7 @@ def attend(
     cosine,  # float32 [length, SIZE / 2]
     sine,
     keys,  # [rows, SHARED, places, SIZE], with room for BLOCK more behind; those of the new ids are written
-    values,  # the same; BITS 8: [rows, SHARED, places / TOGETHER, SIZE, TOGETHER]; fewer: see packed_kernels.py
+    values,  # the same; BITS 8: [rows, SHARED, places / TOGETHER, SIZE, TOGETHER]; fewer: both as in look_at_packed
     key_scales,  # float32 [rows, SHARED, places]; used if there are 8 BITS or fewer
     value_scales,
     filled,  # int64 [rows]: ids in the cache before these

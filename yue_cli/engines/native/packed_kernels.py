@@ -38,7 +38,7 @@ _SIX = tl.constexpr(
 
 @triton.jit
 def quarter_angles(cosine, sine, position, SIZE: tl.constexpr, WIDTH: tl.constexpr):
-    """Load cosines and sines [WIDTH, 4, n] of n positions, the sines as those features need them they are added to."""
+    """Load cosines and sines [WIDTH, 4, n] of n positions; the sines with the signs that features add them with."""
     feature = _features(SIZE, WIDTH)
     place = position[None, None, :] * (SIZE // 2) + feature % (SIZE // 2)
     sin = tl.load(sine + place)
