@@ -46,13 +46,15 @@ class Way:
     """One way of computing, compared with eager float32."""
 
     weights: str  # plain, native-8bit or native-4bit
-    cache: str  # auto or int8
+    cache: str  # auto, int8, int6 or int4
     dtype: torch.dtype = torch.bfloat16
 
 
 WAYS = [
     Way("plain", "auto"),
     Way("plain", "int8"),
+    Way("plain", "int6"),
+    Way("plain", "int4"),
     Way(EIGHT_BIT, "auto"),
     Way(EIGHT_BIT, "int8"),
     Way(FOUR_BIT, "auto"),

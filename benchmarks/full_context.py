@@ -37,7 +37,7 @@ CONTEXT, SUNG = 16_384, 385  # ids of a row of stage 1, and how many of them are
 WINDOWS = 20
 PUBLISHED = "published"
 FORMS = {"stage1": (PUBLISHED, EIGHT_BIT, FOUR_BIT), "stage2": (PUBLISHED, EIGHT_BIT)}
-CACHES = ("auto", "int8")
+CACHES = ("auto", "int8", "int6", "int4")
 
 
 def main() -> None:

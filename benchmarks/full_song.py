@@ -250,7 +250,7 @@ def time_fast_song(bench: Bench, tokens: int, format: str) -> dict[str, Any]:
     if not copy.is_dir():
         bench.run(bench.command("quantize", bench.models / "stage1", "--format", format, "-o", copy, "-q"))
     quantized_s = round(time.perf_counter() - began, 1)
-    words = [f"--set=stage1.model={copy}", "--set=execution.cache=int8"]
+    words = [f"--set=stage1.model={copy}", "--set=execution.stage1_cache=int8", "--set=execution.stage2_cache=int8"]
     return {"format": format, "quantized_s": quantized_s} | time_song(bench, "fast", tokens, *words)
 
 

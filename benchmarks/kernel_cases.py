@@ -16,6 +16,7 @@ from yue_cli.engines.native.model import Llama, Weights
 from yue_cli.engines.native.products import Norm, Residual, add_product, project_normed, read_dtype
 from yue_cli.engines.native.quantized import CLASSES
 from yue_cli.models import EIGHT_BIT, FOUR_BIT
+from yue_cli.settings import CACHES
 
 CUDA = torch.device("cuda")
 BF16 = torch.bfloat16
@@ -138,7 +139,7 @@ class Attention:
 def fill(cache: Cache) -> None:
     """Put something into a cache: what a song puts there is not zeros, which a GPU may move more cheaply."""
     for kept in (cache.keys, cache.values):
-        kept.random_(-127, 128) if isinstance(cache, EightBitCache) else kept.normal_()
+        kept.normal_() if kept.is_floating_point() else kept.view(torch.uint8).random_(256)
     if isinstance(cache, EightBitCache):
         for scales in (cache.key_scales, cache.value_scales):
             scales.uniform_(0.01, 0.03)
@@ -160,7 +161,7 @@ def attention_cases() -> list[Attention]:
         ("stage2", 2_703, (2_700,) * 20, 1),
         ("stage2", 2_703, (2_700,) * 20, 2),
     ]
-    return [Attention(*case, cache) for case in cases for cache in ("auto", "int8")]
+    return [Attention(*case, cache) for case in cases for cache in ("auto", *CACHES)]
 
 
 def facts(case: Product | Attention) -> dict[str, Any]:

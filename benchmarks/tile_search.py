@@ -36,6 +36,7 @@ from yue_cli.engines.native import chain, tiles
 from yue_cli.engines.native.formats import GROUP
 from yue_cli.engines.native.quantized import CLASSES
 from yue_cli.models import FOUR_BIT
+from yue_cli.settings import CACHES
 
 Case = Product | Attention
 PARTS = 3  # processes that compile the candidates of one case
@@ -53,7 +54,7 @@ def main() -> None:
     parser.add_argument("what", nargs="*", default=["products", "attention"], help="products, attention or both")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--rows", nargs="+", type=int, default=[2, 20, 40])
-    parser.add_argument("--caches", nargs="+", choices=["auto", "int8"], default=["auto", "int8"])
+    parser.add_argument("--caches", nargs="+", choices=["auto", *CACHES], default=["auto", *CACHES])
     parser.add_argument("--processes", type=int, default=14)
     parser.add_argument("--limit", type=float, default=240.0, help="seconds, after which no case begins")
     parser.add_argument("--step", action="store_true", help="time whole steps with the best, too")
@@ -150,8 +151,8 @@ def variants(prepared: Prepared, candidate: Any, fetches: bool) -> dict[str, flo
 def candidates(case: Case) -> list[Any]:
     """List what may be tried: what divides the matrix and fits into shared memory."""
     if isinstance(case, Attention):
-        cuts = itertools.product((2, 4, 8, 16, 32), (64, 128), (2, 4, 8), (2, 3), (None, 96))
-        least = 32 if case.cache == "int8" else 16  # keys of a warp, that tensor cores take
+        cuts = itertools.product((2, 4, 8, 16, 32), (64, 128), (2, 4, 8), (2, 3), (None, 96, 128))
+        least = 16 if case.cache == "auto" else 32  # keys of a warp, that tensor cores take
         return [tiles.Cut(*cut) for cut in cuts if cut[1] // cut[2] >= least]
     outs, inner, gated = case.shape
     wide = 2 if gated else 1

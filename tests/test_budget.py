@@ -18,7 +18,7 @@ from yue_cli.hub import Hub
 from yue_cli.models import SIZES
 from yue_cli.plan import read_request, recipe
 from yue_cli.project import STAGES, Project
-from yue_cli.settings import Layer, combine, resolve
+from yue_cli.settings import CACHES, Layer, combine, resolve
 from yue_cli.song import Song
 from yue_cli.weights import Library, ModelFolder
 from yue_cli.workbench import MAKERS, Workbench
@@ -75,7 +75,7 @@ def toy_bench(bench, **values) -> Workbench:
 def test_the_published_sizes_are_what_the_engine_reads_from_their_config(tmp_path, part, dtype):
     shared = {"model_type": "llama", "num_hidden_layers": 32, "rms_norm_eps": 1e-5, "tie_word_embeddings": False}
     (tmp_path / "config.json").write_text(json.dumps(PUBLISHED[part] | shared))
-    for cache in ("auto", "int8"):
+    for cache in ("auto", *CACHES):
         assert budget.published_facts(part, dtype.itemsize, None, cache) == engines.describe(
             tmp_path, dtype=dtype, cache=cache
         )
@@ -133,6 +133,20 @@ def test_a_model_that_is_here_is_weighed_by_its_own_config(bench):
     assert all(need.is_here for need in (first, second, audio))
     assert first.weights < 20_000_000
     assert 800 < first.length < 1000, "counted with the model's own tokenizer"
+
+
+def test_each_stage_keeps_keys_and_values_in_its_own_format(bench):
+    formats = {"execution__stage1_cache": "int6", "execution__stage2_cache": "int4"}
+    first, second, _ = budget.needs(bench(execution__dtype="bfloat16", **formats), ["stage1", "stage2", "audio"])
+    assert first.cache == first.rows * first.length * 25_600
+    assert second.cache == second.rows * second.length * 69_632
+    made = toy_bench(bench, **formats)
+    for stage, bits in (("stage1", 6), ("stage2", 4)):
+        model = made.model(stage)
+        with made.engine(stage, model, rows=1, length=64) as engine:
+            assert {cache.bits for cache in engine._opened().caches} == {bits}
+            told = made.describe(stage, model)
+            assert told.cache_bytes_per_token * 64 == sum(cache.nbytes for cache in engine._opened().caches)
 
 
 @pytest.mark.parametrize(("free", "songs"), [(13.9, 1), (15, 2), (18, 4), (24, 8), (60, 8)])
@@ -304,7 +318,7 @@ class Shelf:
     def find(self, name, part, names):
         return ModelFolder(name, Path(part)) if name in names else None
 
-    def describe(self, model):
+    def describe(self, stage, model):
         form = model.name.partition("@")[2] or None
         return budget.published_facts(str(model.path), self.bench.dtype.itemsize, form)
 

@@ -73,7 +73,7 @@ def test_a_new_engine_gives_the_same_tokens(mode: str, checkpoint: Path) -> None
     assert sing(open_cuda(checkpoint, mode), 1) == sing(open_cuda(checkpoint, mode), 1)
 
 
-@pytest.mark.parametrize("cache", ["auto", "int8"])
+@pytest.mark.parametrize("cache", ["auto", "int8", "int6", "int4"])
 def test_frames_are_the_same_from_run_to_run(engine: Engine, cache: str, checkpoint: Path) -> None:
     opened = open_cuda(checkpoint, engine.mode.name, cache=cache)  # type: ignore[attr-defined]
     given = np.random.default_rng(3).integers(310, 330, (2, 60))

@@ -24,7 +24,7 @@ from yue_cli.models import EIGHT_BIT, FOUR_BIT
 triton = pytest.importorskip("triton")
 
 from yue_cli.engines.native import attention, attention_kernels, chain, kernels, tiles  # noqa: E402
-from yue_cli.engines.native.cache import EightBitCache  # noqa: E402
+from yue_cli.engines.native.cache import make  # noqa: E402
 from yue_cli.engines.native.formats import GROUP  # noqa: E402
 from yue_cli.engines.native.fused import FusedStep  # noqa: E402
 from yue_cli.engines.native.model import Llama, Weights, linear, rotate  # noqa: E402
@@ -46,8 +46,13 @@ needs_compiler = pytest.mark.skipif(kernels.INTERPRETED, reason="Triton interpre
 CLOSE = {torch.float32: 1e-4, torch.float16: 8e-3, torch.bfloat16: 6e-2}
 # How far logits (about ±8) may be from the eager path's in the same dtype; see test_engines.py.
 LOGITS_CLOSE = {torch.float32: 1e-4, torch.float16: 0.05, torch.bfloat16: 0.25}
-# With keys and values in bytes a rounding that falls the other way is a step of 1 in 127.
-BYTES_CLOSE = {torch.float32: 0.05, torch.float16: 0.2, torch.bfloat16: 0.3}
+# With keys and values in bytes a rounding that falls the other way is a step of 1 in 127, or in 31 or 7.
+CACHES_CLOSE = {
+    "auto": LOGITS_CLOSE,
+    "int8": {torch.float32: 0.05, torch.float16: 0.2, torch.bfloat16: 0.3},
+    "int6": {torch.float32: 0.05, torch.float16: 0.2, torch.bfloat16: 0.6},
+    "int4": {torch.float32: 0.1, torch.float16: 0.4, torch.bfloat16: 1.2},
+}
 
 
 @pytest.fixture(params=DTYPES, ids=str)
@@ -184,10 +189,10 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 
 
 @needs_device
-@pytest.mark.parametrize("cache", ["auto", "int8"])
+@pytest.mark.parametrize("cache", CACHES_CLOSE)
 def test_steps(dtype: torch.dtype, cache: str, checkpoint: Path) -> None:
     """Rows of one key, of a chunk's last and first, and of several chunks; one id at a time and two."""
-    compare_steps(checkpoint, dtype, cache, (BYTES_CLOSE if cache == "int8" else LOGITS_CLOSE)[dtype])
+    compare_steps(checkpoint, dtype, cache, CACHES_CLOSE[cache][dtype])
 
 
 @needs_device
@@ -220,16 +225,21 @@ def compare_steps(checkpoint: Path, dtype: torch.dtype, cache: str, close: float
 @pytest.mark.parametrize(("heads", "shared"), [(2, 2), (8, 1)])
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("spread", [0.1, 2.0], ids=["alike", "unlike"])
-def test_attention_over_bytes_is_nearly_exact(heads: int, shared: int, count: int, spread: float) -> None:
+@pytest.mark.parametrize("form", ["int8", "int6", "int4"])
+@pytest.mark.parametrize("size", [32, 128, 256])
+def test_attention_over_bytes_is_nearly_exact(
+    heads: int, shared: int, count: int, spread: float, form: str, size: int
+) -> None:
     """Against float64 and what the cache holds, with values whose sizes differ little or much."""
-    config = replace(SHAPES["stage2"], hidden=heads * 64, heads=heads, key_value_heads=shared, head_size=64, layers=1)
+    config = replace(SHAPES["stage2"], hidden=heads * size, heads=heads, key_value_heads=shared, layers=1)
+    config = replace(config, head_size=size)
     length, filled = 400, torch.tensor([3, 390], device=DEVICE)
     like = torch.zeros(1, device=DEVICE)
-    cache = EightBitCache.zeros((2, shared, length, 64), like)
-    values = draw(2, shared, length, 64) * torch.exp(spread * draw(2, shared, length, 1))
-    cache.write(slice(2), 0, draw(2, shared, length, 64, scale=2), values)
+    [cache] = make(form, config, rows=2, length=length, like=like)
+    values = draw(2, shared, length, size) * torch.exp(spread * draw(2, shared, length, 1))
+    cache.write(slice(2), 0, draw(2, shared, length, size, scale=2), values)
     model = Llama(config, Weights(like.expand(1, config.hidden), [], like, like), [cache], length=length)
-    qkv = draw(2, count, heads + 2 * shared, 64, scale=2, dtype=torch.float16)
+    qkv = draw(2, count, heads + 2 * shared, size, scale=2, dtype=torch.float16)
     found = FusedStep(model, length=length)._attend(qkv.view(2 * count, -1), cache, filled, count, torch.float32)
     positions = filled[:, None] + torch.arange(count, device=DEVICE)
     turned = rotate(qkv.transpose(1, 2), model.cosine[positions][:, None], model.sine[positions][:, None])
@@ -336,24 +346,38 @@ def test_norms_compile(capability: int) -> None:
 @needs_compiler
 @pytest.mark.slow
 @pytest.mark.parametrize("capability", [80, 90])
-@pytest.mark.parametrize("is_bytes", [False, True])
+@pytest.mark.parametrize("bits", [16, 8, 6, 4])
 @pytest.mark.parametrize(("heads", "shared", "count"), [(32, 4, 1), (16, 16, 1), (16, 16, 2)])
-def test_attention_compiles(heads: int, shared: int, count: int, is_bytes: bool, capability: int) -> None:
-    groups, cut = heads // shared, tiles.attention_cut(heads // shared, is_bytes, capability >= 90)
-    types = dict.fromkeys(("keys", "values"), "*i8" if is_bytes else "*bf16") | dict.fromkeys(("qkv", "y"), "*bf16")
+def test_attention_compiles(heads: int, shared: int, count: int, bits: int, capability: int) -> None:
+    compile_attention(heads, shared, count, 128, bits, capability)
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("bits", [8, 6, 4])
+@pytest.mark.parametrize(("shared", "size"), [(4, 32), (2, 64), (4, 256)])
+def test_attention_over_bytes_compiles_for_other_heads(shared: int, size: int, bits: int, capability: int) -> None:
+    compile_attention(4, shared, 1, size, bits, capability)
+
+
+def compile_attention(heads: int, shared: int, count: int, size: int, bits: int, capability: int) -> None:
+    groups, cut = heads // shared, tiles.attention_cut(heads // shared, bits, capability >= 90)
+    kept = {16: "*bf16", 8: "*i8"}.get(bits, "*u8")
+    types = dict.fromkeys(("keys", "values"), kept) | dict.fromkeys(("qkv", "y"), "*bf16")
     types |= dict.fromkeys(("cosine", "sine", "sums", "peaks"), "*fp32") | {"filled": "*i64", "arrived": "*i32"}
-    types |= dict.fromkeys(("key_scales", "value_scales"), "*fp32") if is_bytes else {}
+    types |= dict.fromkeys(("key_scales", "value_scales"), "*fp32") if bits <= 8 else {}
     types |= {"places": "i32", "sharpness": "fp32"}
     constants = {
         "COUNT": count,
         "GROUPS": groups,
         "SHARED": shared,
-        "SIZE": 128,
-        "QUERIES": tiles.padded_queries(groups * count, is_bytes),
+        "SIZE": size,
+        "QUERIES": tiles.padded_queries(groups * count, bits),
         "CHUNKS": cut.chunks,
         "BLOCK": cut.block,
         "WARPS": cut.warps,
-        "EIGHT_BIT": is_bytes,
+        "BITS": bits,
         "CHAINED": capability >= 90,
     }
     made = compiled(attention_kernels.attend, capability, types, constants, cut)

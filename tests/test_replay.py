@@ -208,6 +208,17 @@ def test_a_model_does_not_differ_from_itself(made: tuple[Path, Path]) -> None:
     assert [(row["kl"], row["agreement"]) for row in answer["stages"]] == [(0.0, 1.0), (0.0, 1.0)]
 
 
+def test_the_fewer_bits_keys_and_values_have_the_further_a_model_is_from_itself(made: tuple[Path, Path]) -> None:
+    root, home = made
+    answers = [
+        done("eval", "--model", "toy", "--against", home, root / "song", "--json", "--cache", cache).answer
+        for cache in ("int8", "int6", "int4")
+    ]
+    for rows in zip(*(answer["stages"] for answer in answers), strict=True):
+        assert [row["cache"] for row in rows] == ["int8", "int6", "int4"]
+        assert 0 < rows[0]["kl"] < rows[1]["kl"] < rows[2]["kl"] < 0.1
+
+
 def test_one_stage_and_a_limit(made: tuple[Path, Path]) -> None:
     root, home = made
     answer = done(
@@ -248,6 +259,9 @@ def test_which_stage_is_not_clear(made: tuple[Path, Path]) -> None:
     )
     assert refused("eval", "--model", "toy", "--against", "toy", root / "song", "--stage", "decode") == (
         "--stage decode: expected stage1 or stage2."
+    )
+    assert refused("eval", "--model", "toy", "--against", "toy", root / "song", "--cache", "q4") == (
+        "--cache q4: expected auto, int8, int6, int4."
     )
 
 

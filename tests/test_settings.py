@@ -48,8 +48,8 @@ def test_the_public_keys_are_those_the_documents_promise():
     expected += [f"stage1.{name}" for name in stage1.split()]
     expected += ["stage2.model", "stage2.restrict_picks", "stage2.tail"]
     expected += ["decode.codec", "decode.limit", "decode.format"]
-    execution = "device engine dtype rows songs cache mode stage1_weights stage2_weights memory_limit"
-    execution += " compute_capability"
+    execution = "device engine dtype rows songs mode stage1_weights stage2_weights"
+    execution += " stage1_cache stage2_cache memory_limit compute_capability"
     expected += [f"execution.{name}" for name in execution.split()]
     assert list(KEYS) == expected
 
@@ -72,6 +72,11 @@ def test_only_execution_settings_are_execution_settings():
 )
 def test_an_unknown_key_names_its_place_and_the_nearest_known_key(unknown, known):
     assert refusal({unknown: 1}) == f"my.yaml: unknown key `{unknown}`; did you mean `{known}`?"
+
+
+def test_an_unknown_key_that_is_as_near_to_both_stages_names_both():
+    known = "`execution.stage1_cache` or `execution.stage2_cache`"
+    assert refusal({"execution.cache": "int8"}) == f"my.yaml: unknown key `execution.cache`; did you mean {known}?"
 
 
 def test_an_unknown_key_like_no_other_lists_all_known_ones():

@@ -45,8 +45,8 @@ def test_every_matrix_of_stage_1_has_one(outs: int, inner: int, gated: bool, kin
 
 
 def test_the_chunks_of_attention_do_not_depend_on_the_gpu() -> None:
-    for groups, is_bytes in itertools.product((1, 2, 8), (False, True)):
-        cuts = [tiles.attention_cut(groups, is_bytes, is_hopper) for is_hopper in (False, True)]
+    for groups, bits in itertools.product((1, 2, 8), (16, 8, 6, 4)):
+        cuts = [tiles.attention_cut(groups, bits, is_hopper) for is_hopper in (False, True)]
         assert len({(cut.chunks, cut.block, cut.warps) for cut in cuts}) == 1
 
 

@@ -40,6 +40,7 @@ from yue_cli.timings import (
 )
 from yue_cli.vocab import CODEBOOKS, FRAME_RATE, WINDOW_FRAMES, Vocabulary
 from yue_cli.weights import Library
+from yue_cli.workbench import TITLES
 
 STAGES = ("stage1", "stage2", "decode")
 CONTEXTS = (1000, 4000, 7000, 10_000, 13_000, 16_000)  # tokens, at which stage 1 is timed
@@ -130,7 +131,7 @@ class _Bench:
 
         points: dict[int, dict[int, Point]] = {context: {} for context in contexts}
         for layers, folder in subject.folders.items():
-            with self._engine("stage 1", folder, subject, rows, length) as (engine, open_s):
+            with self._engine("stage1", folder, subject, rows, length) as (engine, open_s):
                 first_s = self._time_first(engine, subject.vocabulary)
                 for context in contexts:
                     points[context][layers] = self._time_tokens(engine, subject.vocabulary, context, _TOKENS)
@@ -212,7 +213,7 @@ class _Bench:
         batches = Counter(len(batch) for batch in seats.seat_all(seats.deal(windows, rows)))  # by their rows
         times: dict[int, dict[int, float]] = {size: {} for size in batches}
         for layers, folder in subject.folders.items():
-            with self._engine("stage 2", folder, subject, rows, length) as (engine, open_s):
+            with self._engine("stage2", folder, subject, rows, length) as (engine, open_s):
                 first_s, frames, times[rows][layers] = self._time_frames(engine, subject.vocabulary, rows)
                 for size in batches.keys() - {rows}:  # a smaller one at the end
                     times[size][layers] = self._time_frames(engine, subject.vocabulary, size)[-1]
@@ -334,7 +335,7 @@ class _Bench:
         if folder is None:
             folder = self.scratch / f"{part}-{form}"
             engines.write_sizes(folder, models.SIZES[part], None if form == "published" else form)
-        facts = self._describe(folder)
+        facts = self._describe(part, folder)
         sizes = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         layers: int = sizes["num_hidden_layers"]
         model = Model(name, is_synthetic, facts.parameter_bytes, None)
@@ -345,17 +346,17 @@ class _Bench:
         for count, place in folders.items():
             # One table for both ends: looking up rows of the first costs nothing.
             engines.write_sizes(place, sizes | {"num_hidden_layers": count, "tie_word_embeddings": True})
-        part_facts = self._describe(folders[max(_CPU_LAYERS)])
+        part_facts = self._describe(part, folders[max(_CPU_LAYERS)])
         return _Subject(replace(model, timed_layers=_CPU_LAYERS), layers, folders, part_facts, facts, vocabulary)
 
-    def _describe(self, folder: Path) -> engines.ModelFacts:
+    def _describe(self, part: str, folder: Path) -> engines.ModelFacts:
         execution = self.settings.execution
         name = engines.choose(execution.engine, folder)
-        return engines.describe(folder, dtype=self.dtype, engine=name, cache=execution.cache)
+        return engines.describe(folder, dtype=self.dtype, engine=name, cache=execution.cache(part))
 
     @contextmanager
     def _engine(
-        self, title: str, folder: Path, subject: _Subject, rows: int, length: int
+        self, stage: str, folder: Path, subject: _Subject, rows: int, length: int
     ) -> Iterator[tuple[Engine, float]]:
         """Open an engine, tell how long that took, and give its memory back afterwards."""
         machine.begin_peak(self.device)
@@ -368,7 +369,7 @@ class _Bench:
             length=length,
             device=self.device,
             dtype=self.dtype,
-            cache=execution.cache,
+            cache=execution.cache(stage),
             mode=execution.mode,
             capability=execution.compute_capability,
             emit=self.emit,
@@ -377,12 +378,12 @@ class _Bench:
         model = subject.model
         part = "" if model.timed_layers is None else " · a part of it"
         how = "weights made up" if model.is_synthetic or part else "loaded"
-        self.emit(Note(title, f"{model.name}{part} · {how} in {open_s:.1f} s · {engine.memory / 1e9:.2f} GB"))
+        self.emit(Note(TITLES[stage], f"{model.name}{part} · {how} in {open_s:.1f} s · {engine.memory / 1e9:.2f} GB"))
         try:
             with machine.threads_for(subject.facts.parameter_bytes):
                 yield engine, open_s
             if engine.cost:
-                self.emit(Note(title, engine.cost))
+                self.emit(Note(TITLES[stage], engine.cost))
         finally:
             engine.close()
             del engine

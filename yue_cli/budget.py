@@ -15,7 +15,7 @@ from yue_cli.engines import AUTO, ModelFacts
 from yue_cli.errors import ArtifactError, EngineError, LyricsError, OutOfMemory
 from yue_cli.models import EIGHT_BIT, FOUR_BIT
 from yue_cli.resources import expanded
-from yue_cli.settings import WEIGHTS, Layer, Stage1Settings, combine, flatten
+from yue_cli.settings import CACHES, WEIGHTS, Layer, Stage1Settings, combine, flatten
 from yue_cli.stages import stage1, stage2
 from yue_cli.stages.stage1 import TOKENS_A_SECOND
 from yue_cli.tokenizer import TOKENIZER_FILE, Tokenizer
@@ -222,8 +222,10 @@ def published_facts(part: str, item_bytes: int, format: str | None = None, cache
         layers = (_PARAMETERS[part] - 2 * table) * _LAYER_BITS[format] / 8
         weights = round(layers) + table + table * item_bytes
     layer_values = 2 * (4 if first else 16) * 128  # of keys and values, one token's
-    in_bytes = cache == "int8"  # with a scale of 4 bytes for each 128 of them
-    layer_bytes = layer_values + layer_values // 128 * 4 if in_bytes else layer_values * item_bytes
+    layer_bytes, widened = layer_values * item_bytes, 0
+    if cache in CACHES:  # with a scale of 4 bytes for each 128 of them
+        layer_bytes = layer_values * int(cache.removeprefix("int")) // 8 + layer_values // 128 * 4
+        widened = layer_values * (4 + item_bytes)
     return ModelFacts(
         vocabulary_size=vocabulary_size,
         max_length=16_384 if first else 8_192,
@@ -231,8 +233,7 @@ def published_facts(part: str, item_bytes: int, format: str | None = None, cache
         cache_bytes_per_token=32 * layer_bytes,
         work_bytes=512 * (12 * (4096 if first else 2048) + 4 * (11_008 if first else 5_504) * item_bytes)
         + (0 if format is None else _QUANTIZED_WORK),
-        work_bytes_per_token=512 * (8 if first else 1) * (1 + item_bytes)
-        + (layer_values * (4 + item_bytes) if in_bytes else 0),
+        work_bytes_per_token=512 * (8 if first else 1) * (1 + item_bytes) + widened,
     )
 
 
@@ -315,10 +316,10 @@ def _find(bench: Workbench, stage: str) -> tuple[str, ModelFolder | None]:
 
 def _facts(bench: Workbench, part: str, model: ModelFolder | None) -> ModelFacts:
     if model is not None:
-        return bench.describe(model)
+        return bench.describe(part, model)
     name, _ = bench.asked(part)
     _, format = (name and copies.split_name(name)) or (None, None)
-    return published_facts(part, bench.dtype.itemsize, format, bench.settings.execution.cache)
+    return published_facts(part, bench.dtype.itemsize, format, bench.settings.execution.cache(part))
 
 
 def count_frames(bench: Workbench, before_stage1: bool) -> int:

@@ -45,7 +45,7 @@ def make_stage2(orders: Sequence[Order]) -> None:
             fillers.append(_prepare(order))
     bench = orders[0].bench
     model = bench.model("stage2")
-    vocabulary, facts = Vocabulary.read(model.path), bench.describe(model)
+    vocabulary, facts = Vocabulary.read(model.path), bench.describe("stage2", model)
     check_vocabulary(np.array(vocabulary.codebook(CODEBOOKS - 1)), facts.vocabulary_size, model)
     lacking = [filler for filler in fillers if not filler.is_done]
     seconds = 0.0

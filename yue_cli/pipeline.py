@@ -233,7 +233,7 @@ def _check_models(jobs: Sequence[Job]) -> None:
     for stage in stages:
         model = bench.model(stage)
         if stage in ("stage1", "stage2"):
-            bench.describe(model)
+            bench.describe(stage, model)
     for warning in budget.check(bench, budget.needs(bench, stages, others)):
         bench.emit(Warned(warning))
 

@@ -20,7 +20,7 @@ from yue_cli.errors import ArtifactError, CheckpointError, EngineError, Settings
 from yue_cli.events import Emit, Note, Progress
 from yue_cli.lyrics import parse_genre, read_text
 from yue_cli.project import Project
-from yue_cli.settings import resolve
+from yue_cli.settings import CACHES, resolve
 from yue_cli.stages import stage1, stage2
 from yue_cli.tokenizer import TOKENIZER_FILE, Tokenizer
 from yue_cli.vocab import CODEBOOKS, Vocabulary
@@ -57,7 +57,7 @@ def stage1_rows(bench: Workbench, model: ModelFolder) -> list[Row]:
     records = bench.project.segments()
     if not records or lyrics is None or asked.genre is None:
         return []
-    vocabulary, facts = Vocabulary.read(model.path), bench.describe(model)
+    vocabulary, facts = Vocabulary.read(model.path), bench.describe("stage1", model)
     tokenizer = Tokenizer(model.path / TOKENIZER_FILE, vocabulary)
     settings = bench.settings
     assert settings.stage1.on_overflow is not None, "settings must be resolved"
@@ -164,6 +164,12 @@ def check_stage(asked: str | None) -> None:
         raise SettingsError(f"--stage {asked}: expected {' or '.join(STAGES)}.")
 
 
+def check_cache(asked: str) -> None:
+    """Refuse what is no format of keys and values. Raises SettingsError."""
+    if asked not in (engines.AUTO, *CACHES):
+        raise SettingsError(f"--cache {asked}: expected {engines.AUTO}, {', '.join(CACHES)}.")
+
+
 def _holds_both(library: Library, name: str) -> bool:
     folder = Path(name).expanduser()
     return name in library.makers or all((folder / stage).is_dir() for stage in STAGES)
@@ -178,12 +184,15 @@ def compare_models(
     device: torch.device,
     dtype: torch.dtype,
     emit: Emit,
+    cache: str = engines.AUTO,
 ) -> Comparison:
     """Let both models read every row and compare them at each token that was chosen.
 
-    Both are in memory together. Raises CheckpointError, EngineError.
+    cache: format of the model's keys and values; the reference has them as computed. Both are in memory together.
+    Raises CheckpointError, EngineError.
     """
-    facts = [engines.describe(each.path, dtype=dtype, engine=engine) for each in (model, reference)]
+    both = ((model, cache), (reference, engines.AUTO))
+    facts = [engines.describe(each.path, dtype=dtype, engine=engine, cache=form) for each, form in both]
     sizes = [each.vocabulary_size for each in facts]
     if sizes[0] != sizes[1]:
         raise CheckpointError(
@@ -205,8 +214,10 @@ def compare_models(
     total, done, found = sum(row.chosen for row in rows), 0, Comparison()
     with ExitStack() as stack, machine.threads_for(facts[1].parameter_bytes):
         opened = []
-        for each in (model, reference):
-            opened.append(engines.open_engine(engine, each.path, rows=1, length=length, device=device, dtype=dtype))
+        for each, form in both:
+            opened.append(
+                engines.open_engine(engine, each.path, rows=1, length=length, device=device, dtype=dtype, cache=form)
+            )
             stack.callback(opened[-1].close)
         for row in rows:
             for part in _compare_row(row, opened[0], opened[1]):

@@ -21,6 +21,7 @@ Flat = dict[str, Value]  # {"stage1.temperature": 0.9}
 
 RULES = ("yue", "original", "exl2")
 WEIGHTS = ("published", "native-8bit", "native-4bit")  # forms of a language model, best first
+CACHES = ("int8", "int6", "int4")  # of keys and values, with fewer bits than they are computed in
 
 
 def _one_of(default: Value, *choices: Value) -> Any:
@@ -67,12 +68,17 @@ class ExecutionSettings:
     dtype: str = _one_of("auto", "auto", "float32", "bfloat16", "float16")  # auto: float32 on CPU, else bfloat16
     rows: int | None = _between(None, 1, 4096)  # stage-2 rows decoded together; None: as many as memory holds
     songs: int | None = _between(None, 1, 4096)  # songs sung together; None: as many as memory holds
-    cache: str = _one_of("auto", "auto", "int8")  # keys and values: auto, as computed; int8, half of bfloat16's bytes
     mode: str = _one_of("auto", "auto", "kernels", "graphs", "eager")  # how a step is computed; auto: the fastest here
     stage1_weights: str = _one_of("auto", "auto", *WEIGHTS)  # auto: the published ones, or a smaller form that is here
     stage2_weights: str = _one_of("auto", "auto", *WEIGHTS)
+    stage1_cache: str = _one_of("auto", "auto", *CACHES)  # keys and values: auto, as computed; or in so many bits
+    stage2_cache: str = _one_of("auto", "auto", *CACHES)
     memory_limit: float | None = _between(None, 0.001, 1e6)  # GB; pretend that no more is free
     compute_capability: float | None = _between(None, 1.0, 99.0)  # such as 7.5; pretend to have such a GPU
+
+    def cache(self, stage: str) -> str:
+        """Tell in which format a stage keeps keys and values."""
+        return {"stage1": self.stage1_cache, "stage2": self.stage2_cache}[stage]
 
 
 @dataclass(frozen=True)
@@ -259,8 +265,16 @@ _KIND_NAMES = {int: "a whole number", float: "a number", str: "text", bool: "tru
 
 
 def _suggestion(key: str) -> str:
-    near = difflib.get_close_matches(key, KEYS, n=1, cutoff=0.4)
+    # Keys of both stages may be equally near.
+    near = difflib.get_close_matches(key, KEYS, n=2, cutoff=0.4)
+    if len(near) == 2 and _likeness(key, near[0]) > _likeness(key, near[1]):
+        near.pop()
     if not near:
         short = {name.rpartition(".")[2]: name for name in KEYS}
         near = [short[match] for match in difflib.get_close_matches(key.rpartition(".")[2], short, n=1, cutoff=0.4)]
-    return f"; did you mean `{near[0]}`?" if near else f"; known keys: {', '.join(KEYS)}."
+    meant = " or ".join(f"`{known}`" for known in sorted(near))
+    return f"; did you mean {meant}?" if near else f"; known keys: {', '.join(KEYS)}."
+
+
+def _likeness(key: str, known: str) -> float:
+    return difflib.SequenceMatcher(None, known, key).ratio()

@@ -61,7 +61,7 @@ def make_stage1(orders: Sequence[Order]) -> None:
     """
     bench = orders[0].bench
     folder = bench.model("stage1")
-    facts = bench.describe(folder)
+    facts = bench.describe("stage1", folder)
     settings = replace(bench.settings.stage1, context=min(bench.settings.stage1.context, facts.max_length))
     model = _Model(folder, facts, Vocabulary.read(folder.path), settings)
     singers: list[_Singer] = []

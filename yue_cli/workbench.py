@@ -101,14 +101,14 @@ class Workbench:
         form = {"stage1": execution.stage1_weights, "stage2": execution.stage2_weights}[stage]
         return self.forms.get(stage, "published") if form == "auto" else form
 
-    def describe(self, model: ModelFolder) -> engines.ModelFacts:
-        """Read a language model's sizes without loading it.
+    def describe(self, stage: str, model: ModelFolder) -> engines.ModelFacts:
+        """Read the sizes of a stage's language model without loading it.
 
         Raises CheckpointError; EngineError where its engine cannot be used here.
         """
         execution = self.settings.execution
         name = engines.choose(execution.engine, model.path)
-        return engines.describe(model.path, dtype=self.dtype, engine=name, cache=execution.cache)
+        return engines.describe(model.path, dtype=self.dtype, engine=name, cache=execution.cache(stage))
 
     def company(self, stage: str) -> tuple[Any, ...]:
         """Tell what songs must share so that a stage can be made for them together."""
@@ -139,7 +139,7 @@ class Workbench:
             length=length,
             device=self.device,
             dtype=self.dtype,
-            cache=execution.cache,
+            cache=execution.cache(stage),
             mode=execution.mode,
             capability=execution.compute_capability,
             emit=self.emit,
@@ -151,7 +151,7 @@ class Workbench:
         else:
             self.detail(TITLES[stage], f"steps: {opened.how}")
         try:
-            with machine.threads_for(self.describe(model).parameter_bytes):
+            with machine.threads_for(self.describe(stage, model).parameter_bytes):
                 yield opened
             if opened.cost:
                 self.detail(TITLES[stage], opened.cost)
@@ -197,7 +197,7 @@ class Workbench:
         """Write a stage's manifest, which completes it."""
         engine: dict[str, Any] = {"device": str(self.device), "dtype": str(self.dtype).removeprefix("torch.")}
         if stage in ("stage1", "stage2"):
-            facts = self.describe(model)
+            facts = self.describe(stage, model)
             engine |= {"name": facts.engine, "rows": str(rows), "deterministic": facts.deterministic}
             engine |= {"dtype": facts.dtype} if facts.dtype else {}
         manifest = Manifest(

@@ -24,6 +24,9 @@ def eval(
     limit: Annotated[
         int | None, typer.Option("--limit", metavar="N", help="Stop after N tokens of each stage.")
     ] = None,
+    cache: Annotated[
+        str, typer.Option("--cache", metavar="FORM", help="Of the first model's keys and values: int8, int6 or int4.")
+    ] = "auto",
     device: options.Device = None,
     offline: options.Offline = False,
     json: options.Json = False,
@@ -34,11 +37,12 @@ def eval(
     from yue_cli.weights import Library
     from yue_cli.workbench import MAKERS
 
+    replay.check_cache(cache)
     told = console.Console(-1 if quiet else 0)
     library = Library(home(), MAKERS, told.emit, offline)
     stages = replay.choose_stages(library, [model, against], stage)
     with told.watching():
-        rows = [measure(library, each, model, against, folders, limit, device, told.emit) for each in stages]
+        rows = [measure(library, each, model, against, folders, limit, device, told.emit, cache) for each in stages]
     if json:
         console.answer_json({"model": model, "against": against, "stages": rows, "warnings": told.warnings})
         return

@@ -17,6 +17,7 @@ def measure(
     limit: int | None,
     device: str | None,
     emit: "Emit",
+    cache: str = "auto",
 ) -> dict[str, Any]:
     """Compare two models on one stage of some songs. Raises YueError."""
     from yue_cli import machine, replay
@@ -26,7 +27,7 @@ def measure(
     chosen = machine.choose_device(device or "auto")
     rows = replay.read_rows(stage, folders, theirs, library.home, emit, limit)
     dtype = machine.choose_dtype("auto", chosen)
-    found = replay.compare_models(rows, ours, theirs, engine="auto", device=chosen, dtype=dtype, emit=emit)
+    found = replay.compare_models(rows, ours, theirs, engine="auto", device=chosen, dtype=dtype, emit=emit, cache=cache)
     return {
         "stage": stage,
         "tokens": found.tokens,
@@ -37,6 +38,7 @@ def measure(
         "perplexity_against": found.perplexity_reference,
         "device": str(chosen),
         "dtype": str(dtype).removeprefix("torch."),
+        "cache": cache,
     }
 
 

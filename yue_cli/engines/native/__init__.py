@@ -37,8 +37,9 @@ def describe_config(config: LlamaConfig, dtype: "torch.dtype", cache: str) -> Mo
     from yue_cli.engines.native.quantized import PRODUCT_BYTES
 
     groups = config.heads // config.key_value_heads
-    # Bytes are turned into numbers before a prompt looks at them: one layer's at a time.
-    widened = config.cache_values_per_token // config.layers * (4 + dtype.itemsize) if cache == "int8" else 0
+    # Bytes are turned into numbers before a prompt looks at them: one layer's at a time. Of fewer bits these are turned
+    # once more, but keys and values do not need the room at the same time.
+    widened = 0 if cache == "auto" else config.cache_values_per_token // config.layers * (4 + dtype.itemsize)
     return ModelFacts(
         vocabulary_size=config.vocabulary_size,
         max_length=config.max_length,

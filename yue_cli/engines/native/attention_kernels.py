@@ -8,6 +8,7 @@ import triton.language as tl
 
 from yue_cli.engines.native.kernels import narrow
 from yue_cli.engines.native.looking_kernels import LOWEST, TOGETHER, look, look_at_bytes
+from yue_cli.engines.native.packed_kernels import look_at_packed, quarter_angles
 
 
 @triton.jit
@@ -16,8 +17,8 @@ def attend(
     cosine,  # float32 [length, SIZE / 2]
     sine,
     keys,  # [rows, SHARED, places, SIZE], with room for BLOCK more behind; those of the new ids are written
-    values,  # the same; EIGHT_BIT: [rows, SHARED, places / TOGETHER, SIZE, TOGETHER]
-    key_scales,  # float32 [rows, SHARED, places]; used if EIGHT_BIT
+    values,  # the same; BITS 8: [rows, SHARED, places / TOGETHER, SIZE, TOGETHER]; fewer: both as in look_at_packed
+    key_scales,  # float32 [rows, SHARED, places]; used if there are 8 BITS or fewer
     value_scales,
     filled,  # int64 [rows]: ids in the cache before these
     sums,  # float32 [rows, SHARED, CHUNKS, GROUPS * COUNT, SIZE]
@@ -34,7 +35,7 @@ def attend(
     CHUNKS: tl.constexpr,  # that a row's keys are cut into, at most
     BLOCK: tl.constexpr,  # keys at once; a chunk is some of these
     WARPS: tl.constexpr,  # each looks at its own part of a block, so that none waits for another
-    EIGHT_BIT: tl.constexpr,
+    BITS: tl.constexpr,  # of a number in the cache
     CHAINED: tl.constexpr,
 ):
     """Let the queries of one key head look at one chunk of its keys; whoever is last joins all chunks, in their order.
@@ -50,51 +51,65 @@ def attend(
     head = row * SHARED + shared
     slots = head * places.to(tl.int64)
     # Two columns for a query in two bytes.
-    COLUMNS: tl.constexpr = QUERIES * 2 if EIGHT_BIT else QUERIES
+    COLUMNS: tl.constexpr = QUERIES * 2 if BITS <= 8 else QUERIES
     column = tl.arange(0, COLUMNS) // (COLUMNS // QUERIES)
-    query, feature = tl.arange(0, QUERIES), tl.arange(0, SIZE)
+    query = tl.arange(0, QUERIES)
     # Angles are there already; what the kernel before this one makes, is not.
-    cos, sin = _angles(cosine, sine, old + column % COUNT, SIZE)
+    if BITS < 8:
+        QUARTER: tl.constexpr = SIZE // 4 if SIZE >= 128 else 32  # features, or what tensor cores take
+        cos, sin = quarter_angles(cosine, sine, old + column % COUNT, SIZE, QUARTER)
+    else:
+        cos, sin = _angles(cosine, sine, old + column % COUNT, SIZE)
     if CHAINED:
         tl.extra.cuda.gdc_wait()  # the next kernel begins late: its programs would take the place of these
     if first < known:
-        own = (row * COUNT + column % COUNT) * (GROUPS + 2) * SHARED + shared * GROUPS + column // COUNT
-        q = _turned(qkv, own, column < GROUPS * COUNT, cos, sin, SIZE)
-        peak = tl.full((QUERIES,), LOWEST, tl.float32)
-        weights = tl.zeros((QUERIES,), tl.float32)
-        total = tl.zeros((SIZE, QUERIES), tl.float32)
-        if first + size >= known:
-            for new in tl.static_range(COUNT):
-                score, value = _remember(
-                    q, qkv, cosine, sine, keys, values, key_scales, value_scales, row * COUNT + new, shared, slots,
-                    old + new, sharpness, GROUPS, SHARED, SIZE, QUERIES, EIGHT_BIT,
-                )  # fmt: skip
-                score = tl.where(new <= query % COUNT, score, LOWEST)
-                higher = tl.maximum(peak, score)
-                fade, weight = tl.exp2(peak - higher), tl.exp2(score - higher)
-                peak, weights = higher, weights * fade + weight
-                total = total * fade[None, :] + value * weight[None, :]
-        if EIGHT_BIT:
-            peak, weights, total = look_at_bytes(
-                q, peak, weights, total, keys, values, key_scales, value_scales, slots, first, stop, sharpness,
-                SIZE, QUERIES, BLOCK, WARPS,
+        if BITS < 8:
+            peak, weights, total = look_at_packed(
+                qkv, cosine, sine, keys, values, key_scales, value_scales, cos, sin, row, shared, slots, old, first,
+                size, sharpness, COUNT, GROUPS, SHARED, SIZE, QUARTER, QUERIES, BLOCK, WARPS, BITS,
             )  # fmt: skip
         else:
-            peak, weights, total = look(
-                q, peak, weights, total, keys, values, slots, first, stop, sharpness, SIZE, QUERIES, BLOCK, WARPS
-            )
+            own = (row * COUNT + column % COUNT) * (GROUPS + 2) * SHARED + shared * GROUPS + column // COUNT
+            q = _turned(qkv, own, column < GROUPS * COUNT, cos, sin, SIZE)
+            peak = tl.full((QUERIES,), LOWEST, tl.float32)
+            weights = tl.zeros((QUERIES,), tl.float32)
+            total = tl.zeros((SIZE, QUERIES), tl.float32)
+            if first + size >= known:
+                for new in tl.static_range(COUNT):
+                    score, value = _remember(
+                        q, qkv, cosine, sine, keys, values, key_scales, value_scales, row * COUNT + new, shared, slots,
+                        old + new, sharpness, GROUPS, SHARED, SIZE, QUERIES, BITS,
+                    )  # fmt: skip
+                    score = tl.where(new <= query % COUNT, score, LOWEST)
+                    higher = tl.maximum(peak, score)
+                    fade, weight = tl.exp2(peak - higher), tl.exp2(score - higher)
+                    peak, weights = higher, weights * fade + weight
+                    total = total * fade[None, :] + value * weight[None, :]
+            if BITS == 8:
+                peak, weights, total = look_at_bytes(
+                    q, peak, weights, total, keys, values, key_scales, value_scales, slots, first, stop, sharpness,
+                    SIZE, QUERIES, BLOCK, WARPS,
+                )  # fmt: skip
+            else:
+                peak, weights, total = look(
+                    q, peak, weights, total, keys, values, slots, first, stop, sharpness, SIZE, QUERIES, BLOCK, WARPS
+                )
         if CHAINED:
             tl.extra.cuda.gdc_launch_dependents()
-        is_query = query < GROUPS * COUNT
+        feature = tl.arange(0, total.shape[0])
+        is_told = (query < GROUPS * COUNT)[None, :]
+        if BITS < 8 and SIZE < 4 * QUARTER:
+            is_told &= (feature % QUARTER < SIZE // 4)[:, None]
+            feature = feature // QUARTER * (SIZE // 4) + feature % QUARTER
         if known <= size:
             answer = ((row * COUNT + query % COUNT) * SHARED + shared) * GROUPS + query // COUNT
             whole = narrow(total / weights[None, :], y.dtype.element_ty)
-            tl.store(y + answer[None, :] * SIZE + feature[:, None], whole, mask=is_query[None, :])
+            tl.store(y + answer[None, :] * SIZE + feature[:, None], whole, mask=is_told)
         else:
             part = (head * CHUNKS + chunk) * GROUPS * COUNT + query
-            tl.store(sums + part[None, :] * SIZE + feature[:, None], total, mask=is_query[None, :])
-            tl.store(peaks + part * 2, peak, mask=is_query)
-            tl.store(peaks + part * 2 + 1, weights, mask=is_query)
+            tl.store(sums + part[None, :] * SIZE + feature[:, None], total, mask=is_told)
+            tl.store(peaks + part * 2, peak, mask=query < GROUPS * COUNT)
+            tl.store(peaks + part * 2 + 1, weights, mask=query < GROUPS * COUNT)
             tl.debug_barrier()
             if tl.atomic_add(arrived + head, 1, sem="acq_rel") == tl.cdiv(known, size) - 1:
                 tl.store(arrived + head, 0)
@@ -149,7 +164,7 @@ def _remember(
     SHARED: tl.constexpr,
     SIZE: tl.constexpr,
     QUERIES: tl.constexpr,
-    EIGHT_BIT: tl.constexpr,
+    BITS: tl.constexpr,
 ):
     """Put key and value of one head of a new id into the cache, the key turned by the angle of its position.
 
@@ -164,7 +179,7 @@ def _remember(
     key = _turned(qkv, own + column * 0, column >= 0, cos, sin, SIZE)
     value = tl.load(qkv + (own + SHARED + query * 0)[None, :] * SIZE + feature)
     key_at = keys + (slot + column * 0)[None, :] * SIZE + feature
-    if EIGHT_BIT:  # see cache.to_bytes
+    if BITS == 8:  # see cache.to_bytes
         key, byte, scale = _rounded(key)
         tl.store(key_at, byte, mask=(column == 0)[None, :])
         tl.store(key_scales + slot + column * 0, scale, mask=column == 0)
@@ -177,7 +192,7 @@ def _remember(
         tl.store(key_at, key, mask=(column == 0)[None, :])
         tl.store(values + (slot + query * 0)[None, :] * SIZE + feature, value, mask=(query == 0)[None, :])
     score = tl.sum(q.to(tl.float32) * key.to(tl.float32), 0) * sharpness
-    if EIGHT_BIT:
+    if BITS == 8:
         score, _ = tl.split(tl.reshape(score, (QUERIES, 2)))
     return score, value.to(tl.float32)
 

@@ -1,4 +1,4 @@
-"""What a layer remembers of the ids that were read: their keys and values, as they are or in 8 bits."""
+"""What a layer remembers of the ids that were read: their keys and values, as they are or in 8, 6 or 4 bits."""
 
 import math
 from dataclasses import dataclass
@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 
 from yue_cli.engines.native.config import LlamaConfig
+from yue_cli.engines.native.packing import hadamard, pack, turn, unpack
+from yue_cli.errors import EngineError
 
-_LARGEST = 127  # steps on either side of zero
+BITS = {"int8": 8, "int6": 6, "int4": 4}  # of a number, by the format of the cache
 BEHIND = 128  # keys that kernels may read behind the last one: what they find there must be finite, no more
 TOGETHER = 64  # keys whose values in bytes lie together, feature by feature
 
@@ -19,12 +21,13 @@ class Cache:
 
     keys: Tensor  # [rows, heads, length, size]
     values: Tensor
+    bits: int  # of a number; 16: it is as it was computed
 
     @classmethod
     def zeros(cls, shape: tuple[int, ...], like: Tensor) -> "Cache":
         """Make an empty one. Zeros, not whatever was there: a place that was never written must not hold NaN."""
         keys, values = (_zeros(shape, shape[-1], like.dtype, like.device) for _ in range(2))
-        return cls(keys, values)
+        return cls(keys, values, 16)
 
     def write(self, slots: slice, start: int, keys: Tensor, values: Tensor) -> None:
         """Put keys and values [R, heads, n, size] of n ids behind `start` known ones."""
@@ -74,6 +77,7 @@ class EightBitCache(Cache):
         return cls(
             keys=_zeros((*heads, places, size), size, torch.int8, like.device),
             values=_zeros((*heads, blocks, size, TOGETHER), size, torch.int8, like.device),
+            bits=8,
             key_scales=_zeros((*heads, places), 1, torch.float32, like.device),
             value_scales=_zeros((*heads, places), 1, torch.float32, like.device),
             dtype=like.dtype,
@@ -81,34 +85,66 @@ class EightBitCache(Cache):
 
     def write(self, slots: slice, start: int, keys: Tensor, values: Tensor) -> None:
         places = slice(start, start + keys.shape[2])
-        self.keys[slots, :, places], self.key_scales[slots, :, places] = to_bytes(keys)
-        bytes_, self.value_scales[slots, :, places] = to_bytes(values)
+        self.keys[slots, :, places], self.key_scales[slots, :, places] = self._rounded(keys)
+        bytes_, self.value_scales[slots, :, places] = self._rounded(values)
         place = torch.arange(places.start, places.stop, device=values.device)
         self.values[slots, :, place // TOGETHER, :, place % TOGETHER] = bytes_.permute(2, 0, 1, 3)
 
     def write_at(self, positions: Tensor, keys: Tensor, values: Tensor) -> None:
         rows, heads, there = places = _places(positions)
-        self.keys[places], self.key_scales[places] = to_bytes(keys.transpose(1, 2))
-        bytes_, self.value_scales[places] = to_bytes(values.transpose(1, 2))
+        self.keys[places], self.key_scales[places] = self._rounded(keys.transpose(1, 2))
+        bytes_, self.value_scales[places] = self._rounded(values.transpose(1, 2))
         self.values[rows, heads, there // TOGETHER, :, there % TOGETHER] = bytes_
 
     def read(self, slots: slice, stop: int) -> tuple[Tensor, Tensor]:
         known = slots, slice(None), slice(stop)
         values = self.values[slots, :, : -(-stop // TOGETHER)].transpose(-1, -2).contiguous().flatten(2, 3)[:, :, :stop]
         return (
-            from_bytes(self.keys[known], self.key_scales[known]).to(self.dtype),
-            from_bytes(values, self.value_scales[known]).to(self.dtype),
+            self._numbers(self.keys[known], self.key_scales[known]).to(self.dtype),
+            self._numbers(values, self.value_scales[known]).to(self.dtype),
         )
+
+    def _rounded(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        return to_bytes(numbers)
+
+    def _numbers(self, bytes_: Tensor, scales: Tensor) -> Tensor:
+        return from_bytes(bytes_, scales)
 
     @property
     def nbytes(self) -> int:
         return super().nbytes + self.key_scales.nbytes + self.value_scales.nbytes
 
 
-def to_bytes(numbers: Tensor) -> tuple[Tensor, Tensor]:
-    """Round the last dimension to 255 steps: int8 like `numbers`, and float32 scales without that dimension."""
+@dataclass(frozen=True)
+class PackedCache(EightBitCache):
+    """The same in 6 or 4 bits: turned, rounded and packed, feature by feature, as `packing.py` says.
+
+    Bytes are uint8: keys [rows, heads, places, width], values [rows, heads, blocks, width, TOGETHER].
+    """
+
+    @classmethod
+    def empty(cls, shape: tuple[int, ...], like: Tensor, bits: int) -> "PackedCache":
+        """Make an empty one. Raises EngineError for heads that cannot be packed."""
+        size = shape[-1]
+        if size % 4:
+            raise EngineError(f"keys and values in {bits} bits take heads of a multiple of 4, found {size}; use int8.")
+        hadamard(size, like.device)  # is made before anything is recorded
+        plain = EightBitCache.zeros((*shape[:-1], size * bits // 8), like)
+        keys, values = plain.keys.view(torch.uint8), plain.values.view(torch.uint8)
+        return cls(keys, values, bits, plain.key_scales, plain.value_scales, like.dtype)
+
+    def _rounded(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        steps, scales = to_bytes(turn(numbers), self.bits)
+        return pack(steps, self.bits), scales
+
+    def _numbers(self, bytes_: Tensor, scales: Tensor) -> Tensor:
+        return turn(from_bytes(unpack(bytes_, self.bits), scales))
+
+
+def to_bytes(numbers: Tensor, bits: int = 8) -> tuple[Tensor, Tensor]:
+    """Round the last dimension to 2^bits - 1 steps: int8 like `numbers`, and float32 scales without that dimension."""
     wide = numbers.float()
-    scales = wide.abs().amax(-1) / _LARGEST
+    scales = wide.abs().amax(-1) / (2 ** (bits - 1) - 1)
     steps = wide / torch.where(scales > 0, scales, 1)[..., None]
     return (steps + 0.5).floor().to(torch.int8), scales
 
@@ -119,18 +155,23 @@ def from_bytes(bytes_: Tensor, scales: Tensor) -> Tensor:
 
 
 def make(format_: str, config: LlamaConfig, *, rows: int, length: int, like: Tensor) -> list[Cache]:
-    """Make the empty caches of all layers, on the device of `like` and for its dtype."""
-    kind = EightBitCache if format_ == "int8" else Cache
+    """Make the empty caches of all layers, on the device of `like` and for its dtype. Raises EngineError."""
     shape = (rows, config.key_value_heads, length, config.head_size)
-    return [kind.zeros(shape, like) for _ in range(config.layers)]
+    return [_empty(BITS.get(format_, 16), shape, like) for _ in range(config.layers)]
+
+
+def _empty(bits: int, shape: tuple[int, ...], like: Tensor) -> Cache:
+    if bits < 8:
+        return PackedCache.empty(shape, like, bits)
+    return (EightBitCache if bits == 8 else Cache).zeros(shape, like)
 
 
 def bytes_per_token(format_: str, config: LlamaConfig, dtype: torch.dtype) -> int:
     """Count the bytes that one id of one row takes in all layers."""
-    if format_ == "int8":
-        heads = config.cache_values_per_token // config.head_size
-        return config.cache_values_per_token + heads * torch.float32.itemsize
-    return config.cache_values_per_token * dtype.itemsize
+    if format_ not in BITS:
+        return config.cache_values_per_token * dtype.itemsize
+    heads = config.cache_values_per_token // config.head_size
+    return config.cache_values_per_token * BITS[format_] // 8 + heads * torch.float32.itemsize
 
 
 def _zeros(shape: tuple[int, ...], pitch: int, dtype: torch.dtype, device: torch.device) -> Tensor:

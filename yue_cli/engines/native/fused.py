@@ -22,8 +22,8 @@ class FusedStep:
     def __init__(self, model: Llama, *, length: int) -> None:
         self._model, self._length = model, length
         config, device, rows = model.config, model.cosine.device, len(model.caches[0].keys)
-        is_bytes = isinstance(model.caches[0], EightBitCache)
-        self.cut = tiles.attention_cut(config.heads // config.key_value_heads, is_bytes, chain.is_hopper(device))
+        groups, bits = config.heads // config.key_value_heads, model.caches[0].bits
+        self.cut = tiles.attention_cut(groups, bits, chain.is_hopper(device))
         self._arrived = torch.zeros(rows, config.key_value_heads, dtype=torch.int32, device=device)
 
     def extent(self, needed: int) -> int:
@@ -61,7 +61,7 @@ class FusedStep:
         heads, shared, size = config.heads, config.key_value_heads, config.head_size
         tokens, rows, groups = len(qkv), len(qkv) // count, heads // shared
         scales = (cache.key_scales, cache.value_scales) if isinstance(cache, EightBitCache) else (None, None)
-        is_bytes, cut = isinstance(cache, EightBitCache), self.cut
+        cut = self.cut
         assert cut.block <= BEHIND, f"blocks of {cut.block} keys end outside the cache"
         sums = torch.empty(rows, shared, cut.chunks, groups * count, size, dtype=torch.float32, device=qkv.device)
         peaks = torch.empty(rows, shared, cut.chunks, groups * count, 2, dtype=torch.float32, device=qkv.device)
@@ -84,11 +84,11 @@ class FusedStep:
             GROUPS=groups,
             SHARED=shared,
             SIZE=size,
-            QUERIES=tiles.padded_queries(groups * count, is_bytes),
+            QUERIES=tiles.padded_queries(groups * count, cache.bits),
             CHUNKS=cut.chunks,
             BLOCK=cut.block,
             WARPS=cut.warps,
-            EIGHT_BIT=is_bytes,
+            BITS=cache.bits,
             num_warps=cut.warps,
             num_stages=cut.stages,
             maxnreg=cut.registers,

@@ -11,9 +11,9 @@ from yue_cli.engines.native.kernels import ASSEMBLY
 
 TOGETHER = tl.constexpr(cache.TOGETHER)
 LOWEST = tl.constexpr(-1e30)  # a peak where nothing was seen yet: finite, so that differences are no NaN
-_STEPS = tl.constexpr(32512.0)  # on either side of zero, of a number in two bytes: 127 * 256
+STEPS = tl.constexpr(32512.0)  # on either side of zero, of a number in two bytes: 127 * 256
 _SHIFT = tl.constexpr(12582912.0)  # 1.5 * 2^23: added to a number, it leaves its whole part in the lowest bits
-_SMALLEST = tl.constexpr(1e-20)  # product of a weight and a scale that is told from zero
+SMALLEST = tl.constexpr(1e-20)  # product of a weight and a scale that is told from zero
 
 
 @triton.jit
@@ -41,11 +41,12 @@ def look(
     PART: tl.constexpr = BLOCK // WARPS
     feature, place = tl.arange(0, SIZE), tl.arange(0, PART)
     begin = (tl.arange(0, WARPS) * PART)[:, None]
-    key = begin + _order(place, 2)[None, :]
+    key = begin + order(place, 2)[None, :]
     key_at = key[:, :, None] * SIZE + feature[None, None, :]
     value_at = (begin + place[None, :])[:, None, :] * SIZE + feature[None, :, None]
     q = tl.broadcast_to(q[None], (WARPS, SIZE, QUERIES))
-    peak, weights, total = _dealt(peak, weights, total, WARPS, PART)
+    peak, weights = dealt_weights(peak, weights, WARPS, PART)
+    total = dealt(total, WARPS)
     for start in range(first, stop, BLOCK):
         k = tl.load(keys + (slots + start) * SIZE + key_at)
         scores = tl.dot(k, q, input_precision="ieee") * sharpness
@@ -89,59 +90,87 @@ def look_at_bytes(
     feature, place = tl.arange(0, SIZE), tl.arange(0, PART)
     begin = tl.arange(0, WARPS) * PART
     tl.static_assert(TOGETHER % PART == 0)
-    key = begin[:, None] + _order(place, 4)[None, :]
+    key = begin[:, None] + order(place, 4)[None, :]
     key_at = key[:, :, None] * SIZE + feature[None, None, :]
     # Tensor cores want keys side by side. Features come first, so that a line of memory is read at once.
     block_at = begin // TOGETHER * (TOGETHER * SIZE) + begin % TOGETHER
     value_at = feature[:, None, None] * TOGETHER + block_at[None, :, None] + place[None, None, :]
     largest = tl.max(tl.abs(q.to(tl.float32)), 0)
-    step = tl.where(largest > 0, largest, 1.0) / _STEPS
-    number = (q.to(tl.float32) * (1 / step)[None, :] + _SHIFT).to(tl.int32, bitcast=True)
-    is_high = (tl.arange(0, 2 * QUERIES) % 2 == 0)[None, :]
-    q = tl.where(is_high, (number + 128) >> 8, number).to(tl.int8)
-    q = tl.broadcast_to(q[None], (WARPS, SIZE, 2 * QUERIES))
+    step = tl.where(largest > 0, largest, 1.0) / STEPS
+    q = in_two_bytes(q, step, WARPS)
     steep, _ = tl.split(tl.reshape(step * sharpness, (QUERIES, 2)))
-    peak, weights, total = _dealt(peak, weights, total, WARPS, PART)
-    largest = tl.full((WARPS, QUERIES), _SMALLEST, tl.float32)
-    total *= _STEPS / _SMALLEST
+    peak, weights = dealt_weights(peak, weights, WARPS, PART)
+    total = dealt(total, WARPS)
+    largest = tl.full((WARPS, QUERIES), SMALLEST, tl.float32)
+    total *= STEPS / SMALLEST
     for start in range(first, stop, BLOCK):
         k = tl.load(keys + (slots + start) * SIZE + key_at)
         key_scale = tl.load(key_scales + (slots + start) + key)
-        scores = _whole(tl.dot(k, q), QUERIES) * key_scale[:, :, None] * steep[None, None, :]
+        scores = whole(tl.dot(k, q), QUERIES) * key_scale[:, :, None] * steep[None, None, :]
         scores = tl.where((start + key < stop)[:, :, None], scores, float("-inf"))
-        higher = tl.maximum(peak, tl.max(scores, 1))
-        fade = tl.exp2(peak - higher)
-        weight = tl.exp2(scores - higher[:, None, :])
-        weights = weights * fade[:, None, :] + weight
-        peak = higher
-        # Scales of values go with the weights. The total is in steps of the largest of these so far.
-        weight *= tl.load(value_scales + (slots + start) + key)[:, :, None]
-        fade *= largest
-        largest = tl.maximum(tl.maximum(fade, tl.max(weight, 1)), _SMALLEST)
-        steps = _STEPS / largest
-        fade *= steps * (1 / _STEPS)
-        bits = (weight * steps[:, None, :] + _SHIFT).to(tl.int32, bitcast=True)
-        weight = _in_order(_two_bytes(bits), 4)
+        scale_at = value_scales + (slots + start) + key
+        peak, weights, largest, fade, weight = shares(scores, scale_at, peak, weights, largest)
         v = tl.permute(tl.load(values + (slots + start) * SIZE + value_at), (1, 0, 2))
-        total = total * fade[:, None, :] + _whole(tl.dot(v, weight), QUERIES)
-    return _joined(peak, weights, total * (largest * (1 / _STEPS))[:, None, :])
+        total = total * fade[:, None, :] + whole(tl.dot(v, weight), QUERIES)
+    return _joined(peak, weights, total * (largest * (1 / STEPS))[:, None, :])
 
 
 @triton.jit
-def _dealt(peak, weights, total, WARPS: tl.constexpr, PART: tl.constexpr):
+def in_two_bytes(q, step, WARPS: tl.constexpr):
+    """Round columns, each of which stands there twice, to steps: int8 [WARPS, …], one the high bytes, one the low."""
+    number = (q.to(tl.float32) * (1 / step)[None, :] + _SHIFT).to(tl.int32, bitcast=True)
+    is_high = (tl.arange(0, q.shape[1]) % 2 == 0)[None, :]
+    q = tl.where(is_high, (number + 128) >> 8, number).to(tl.int8)
+    return tl.broadcast_to(q[None], (WARPS, q.shape[0], q.shape[1]))
+
+
+@triton.jit
+def shares(scores, scale_at, peak, weights, largest):
+    """Weigh values by scores [WARPS, PART, QUERIES] in the order of the product. scale_at: where their scales are.
+
+    Returns the new peak, weights and largest, what the total has to be multiplied by, and weights of two bytes.
+    """
+    higher = tl.maximum(peak, tl.max(scores, 1))
+    fade = tl.exp2(peak - higher)
+    weight = tl.exp2(scores - higher[:, None, :])
+    weights = weights * fade[:, None, :] + weight
+    # Scales of values go with the weights. The total is in steps of the largest of these so far.
+    weight *= tl.load(scale_at)[:, :, None]
+    fade *= largest
+    largest = tl.maximum(tl.maximum(fade, tl.max(weight, 1)), SMALLEST)
+    steps = STEPS / largest
+    fade *= steps * (1 / STEPS)
+    bits = (weight * steps[:, None, :] + _SHIFT).to(tl.int32, bitcast=True)
+    return higher, weights, largest, fade, _in_order(_two_bytes(bits), 4)
+
+
+@triton.jit
+def dealt_weights(peak, weights, WARPS: tl.constexpr, PART: tl.constexpr):
     """Give the first warp what was found already, the others nothing."""
     warp, place = tl.arange(0, WARPS), tl.arange(0, PART)
     peak = tl.where((warp == 0)[:, None], peak[None, :], LOWEST)
     is_first = (warp[:, None] == 0) & (place[None, :] == 0)
-    weights = tl.where(is_first[:, :, None], weights[None, None, :], 0.0)
-    return peak, weights, tl.where((warp == 0)[:, None, None], total[None], 0.0)
+    return peak, tl.where(is_first[:, :, None], weights[None, None, :], 0.0)
+
+
+@triton.jit
+def dealt(total, WARPS: tl.constexpr):
+    """Do the same with a total."""
+    return tl.where((tl.arange(0, WARPS) == 0)[:, None, None], total[None], 0.0)
 
 
 @triton.jit
 def _joined(peak, weights, total):
     """Join what the warps found, in their order: [WARPS, QUERIES], [WARPS, PART, QUERIES], [WARPS, SIZE, QUERIES]."""
+    top, weights, share = heights(peak, weights)
+    return top, weights, tl.sum(total * share[:, None, :], 0)
+
+
+@triton.jit
+def heights(peak, weights):
+    """Find the highest peak, the sums of weights from there, and each warp's share of sums [WARPS, QUERIES]."""
     top, weights = tl.reduce((peak, tl.sum(weights, 1)), 0, _higher)
-    return top, weights, tl.sum(total * tl.exp2(peak - top[None, :])[:, None, :], 0)
+    return top, weights, tl.exp2(peak - top[None, :])
 
 
 @triton.jit
@@ -151,7 +180,7 @@ def _higher(peak, weights, other_peak, other_weights):
 
 
 @triton.jit
-def _order(place, RUN: tl.constexpr):
+def order(place, RUN: tl.constexpr):
     """Say which key of a warp's part stands at a place of the product with the queries.
 
     Tensor cores leave the scores of every eighth row to the same thread, and want the weights of RUN keys that
@@ -185,7 +214,7 @@ def _two_bytes(bits):
 
 
 @triton.jit
-def _whole(sums, QUERIES: tl.constexpr):
+def whole(sums, QUERIES: tl.constexpr):
     """Add up sums [WARPS, n, 2 * QUERIES] of high and of low bytes."""
     high, low = tl.split(tl.reshape(sums, (sums.shape[0], sums.shape[1], QUERIES, 2)))
     return (high * 256 + low).to(tl.float32)

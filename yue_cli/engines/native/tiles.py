@@ -41,14 +41,16 @@ class Cut:
 _AHEAD = 512  # bytes; more gets into the way of what is needed first
 
 
-def attention_cut(groups: int, is_bytes: bool, is_hopper: bool) -> Cut:
+def attention_cut(groups: int, bits: int, is_hopper: bool) -> Cut:
     """Choose for a number of heads that share a key. Not for a number of rows: equal ids must give equal numbers.
 
-    is_bytes: of the cache.
+    bits: of a number in the cache.
     """
     if groups > 2:
-        return Cut(16, 128, warps=4, stages=3 if is_hopper and not is_bytes else 2)
-    return Cut(2, 128, warps=4, stages=2, registers=96) if is_bytes else Cut(2, 64, warps=2, stages=3)
+        # Of fewer than eight bits all is turned before and after, which would take more registers than looking.
+        registers = 128 if bits < 8 else None
+        return Cut(16, 128, warps=4, stages=3 if is_hopper and bits > 8 else 2, registers=registers)
+    return Cut(2, 128, warps=4, stages=2, registers=96) if bits <= 8 else Cut(2, 64, warps=2, stages=3)
 
 
 def ahead(row_bytes: int) -> int:
@@ -114,9 +116,9 @@ def padded(count: int, least: int) -> int:
     return size
 
 
-def padded_queries(count: int, is_bytes: bool) -> int:
-    """Round up a number of queries to what fills eight columns of a product. In bytes each query has two."""
-    return padded(count, 4 if is_bytes else 8)
+def padded_queries(count: int, bits: int) -> int:
+    """Round up a number of queries to what fills eight columns of a product. With a cache in bytes each has two."""
+    return padded(count, 4 if bits <= 8 else 8)
 
 
 def _fitted(tile: Tile, outs: int, inner: int) -> Tile | None:
