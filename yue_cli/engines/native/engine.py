@@ -61,13 +61,7 @@ class NativeEngine(Engine):
         caches = cache.make(cache_format, config, rows=rows, length=length, like=like)
         can_flash = attention.can_flash(self.device, like.dtype, config.head_size, capability or 0)
         self._model: Llama | None = Llama(
-            config,
-            weights,
-            caches,
-            length=length,
-            can_flash=can_flash,
-            norms_at_once=self.has_kernels,
-            unpack=self._unpack(),
+            config, weights, caches, length=length, can_flash=can_flash, unpack=self._unpack()
         )
         self._filled: list[int] = []  # ids in the cache, for each row in use, …
         self._filled_there = torch.zeros(rows, dtype=torch.int64, device=self.device)  # … and the same on the device

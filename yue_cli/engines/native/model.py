@@ -63,19 +63,16 @@ class Llama:
         *,
         length: int,
         can_flash: bool = False,
-        norms_at_once: bool = False,
         unpack: Unpack | None = None,
     ) -> None:
         """caches: one a layer, with room for `length` ids. can_flash: attend by FlashAttention-2.
 
-        norms_at_once: normalize by one operation, which rounds once. unpack: a faster way to turn quantized weights
-        into numbers.
+        unpack: a faster way to turn quantized weights into numbers.
         """
         self.config = config
         self.weights = weights
         self.caches = caches
         self.can_flash = can_flash
-        self.norms_at_once = norms_at_once
         self.unpack = unpack
         self.cosine, self.sine = _rotary_tables(config, length, weights.embedding.device)
 
@@ -128,11 +125,9 @@ class Llama:
         return linear(x, weight, self.unpack)
 
     def norm(self, x: Tensor, weight: Tensor) -> Tensor:
-        if self.norms_at_once:
-            return F.rms_norm(x, x.shape[-1:], weight, self.config.norm_epsilon)
-        wide = x.float()
-        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.config.norm_epsilon)
-        return wide.to(x.dtype) * weight
+        # In float32, and rounded before it is scaled, as transformers does.
+        normal = F.rms_norm(x.float(), x.shape[-1:], eps=self.config.norm_epsilon)
+        return normal.to(x.dtype) * weight
 
     def _rotation(self, spans: list[Span], count: int) -> tuple[Tensor, Tensor]:
         """Look up cosines and sines [R or 1, 1, n, size / 2] of every row's positions."""
