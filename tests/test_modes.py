@@ -39,6 +39,7 @@ class Kernels:
     """Stands for the module of kernels where Triton can be imported."""
 
     INTERPRETED = False
+    TRITON = 3, 6
 
 
 @pytest.fixture
@@ -99,6 +100,13 @@ def test_without_kernels_the_graphs_are_there(to: dict[str, Any], why: str) -> N
     with pytest.raises(EngineError) as error:
         chosen("kernels", **to)
     assert str(error.value) == f"execution.mode is kernels, but {why}; use auto, graphs or eager."
+
+
+@pytest.mark.usefixtures("triton_there")
+def test_an_old_triton_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Kernels, "TRITON", (3, 4))
+    why = "they need Triton 3.5 or newer, this is 3.4: a newer PyTorch brings it"
+    assert chosen("auto") == modes.Mode("graphs", f"no kernels: {why}")
 
 
 @pytest.mark.usefixtures("triton_absent")

@@ -7,7 +7,6 @@ the weights of the next one nearer. Source: CUDA's programmatic dependent launch
 from functools import lru_cache
 
 import torch
-import triton.language as tl
 
 from yue_cli.engines.native import kernels
 
@@ -23,5 +22,5 @@ def is_hopper(device: torch.device) -> bool:
 @lru_cache
 def link(device: torch.device, wanted: bool = True) -> dict[str, bool]:
     """Tell a kernel, by further arguments, whether it is launched as a link of a chain: where it can be."""
-    can = wanted and not kernels.INTERPRETED and is_hopper(device) and hasattr(tl.extra.cuda, "gdc_wait")  # Triton 3.4
+    can = wanted and not kernels.INTERPRETED and is_hopper(device)
     return {"CHAINED": True, "launch_pdl": True} if can else {"CHAINED": False}

@@ -359,6 +359,7 @@ def _fetch(first, count, pitch: tl.constexpr, size: tl.constexpr):
     )
 
 
+TRITON = tuple(int(number) for number in triton.__version__.split(".")[:2])
 # With TRITON_INTERPRET=1 in the environment kernels run on a CPU: slow, to be checked.
 INTERPRETED = type(product).__name__ == "InterpretedFunction"
 ASSEMBLY = tl.constexpr(not INTERPRETED)

@@ -11,6 +11,7 @@ from yue_cli.errors import EngineError
 MODES = ("auto", "kernels", "graphs", "eager")
 
 _KERNEL_CAPABILITY = 8.0  # of the oldest GPUs for which the kernels are compiled and checked
+_KERNEL_TRITON = 3, 5  # the oldest that compiles them all; it comes with PyTorch 2.9
 _KERNEL_DTYPES = (torch.bfloat16, torch.float16)
 
 
@@ -69,6 +70,9 @@ def _kernel_obstacle(
         return misfit(config)  # for tests: any device, any dtype
     if device.type != "cuda" or capability is None:
         return "they run on CUDA GPUs only"
+    if kernels.TRITON < _KERNEL_TRITON:
+        found, needed = (".".join(map(str, version)) for version in (kernels.TRITON, _KERNEL_TRITON))
+        return f"they need Triton {needed} or newer, this is {found}: a newer PyTorch brings it"
     if capability < _KERNEL_CAPABILITY:
         return f"they need a GPU of compute capability {_KERNEL_CAPABILITY:g}, this one has {capability:g}"
     if dtype not in _KERNEL_DTYPES:
