@@ -63,7 +63,6 @@ def known_parts() -> dict[str, Callable[[str, int], Figures]]:
     """List the parts, the most important first: each takes the device and the baselines' layers."""
     quantized = {"execution.stage1_weights": "native-8bit", "execution.stage1_cache": "int8"}
     quantized |= {"execution.stage2_cache": "int8"}
-    smallest = quantized | {"execution.stage1_weights": "native-4bit"}  # what the fast song of `full_song` sings with
     return {
         "bandwidth": bandwidth,
         "ours/stage1-bf16": partial(ours, "stage1", {}),
@@ -73,7 +72,6 @@ def known_parts() -> dict[str, Callable[[str, int], Figures]]:
         "ours/stage2-int6-cache": partial(ours, "stage2", {"execution.stage2_cache": "int6"}),
         "ours/stage2-int4-cache": partial(ours, "stage2", {"execution.stage2_cache": "int4"}),
         "ours/stage1-4bit": partial(ours, "stage1", {"execution.stage1_weights": "native-4bit"}),
-        "ours/stage1-4bit-int8-cache": partial(ours, "stage1", smallest),
         "ours/decode": partial(ours, "decode", {}),
         "original/stage1": original_stage1,
         "original/stage2": original_stage2,
