@@ -1,5 +1,6 @@
 """What only a GPU can show: recorded steps, their repeatability, and how they end. Run by `pytest -m gpu`."""
 
+import gc
 import signal
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import torch
 from tests.tiny_llama import write_checkpoint
 from yue_cli.engines import open_engine
 from yue_cli.engines.base import Engine
+from yue_cli.engines.native.recorder import Recorder
 from yue_cli.errors import OutOfMemory
 from yue_cli.generation import Choice, fill_frames, sample_until
 from yue_cli.sampling import Noise, Sampler, most_likely
@@ -114,6 +116,26 @@ def test_what_was_recorded_is_given_back(mode: str, checkpoint: Path) -> None:
     del engine
     # A library may keep a workspace for the stream that was recorded.
     assert torch.cuda.memory_allocated() - before < 10**8
+
+
+def test_a_lost_graph_does_not_spoil_another() -> None:
+    device, x = torch.device("cuda"), torch.ones(3, device="cuda")
+
+    def lose() -> None:
+        recorder = Recorder(device)
+        for _ in range(2):
+            recorder.play("lost", lambda: x + 1)
+        recorder.itself = recorder  # type: ignore[attr-defined]
+
+    def call() -> torch.Tensor:
+        littered = [[number] for number in range(10_000)]  # Python would collect garbage several times
+        return x * len(littered)
+
+    gc.collect()
+    lose()
+    recorder = Recorder(device)
+    assert [recorder.play("kept", call).tolist() for _ in range(3)] == [[10_000.0] * 3] * 3
+    assert recorder.count == 1
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")

@@ -1,8 +1,11 @@
 """How the native engine computes a step: what is chosen, what it falls back to, and that all ways agree."""
 
+import gc
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -292,6 +295,20 @@ def test_where_recording_fails_the_work_goes_on_without(monkeypatch: pytest.Monk
         else:
             with pytest.raises(RuntimeError, match="capturing"):
                 recorder.play("key", call)
+
+
+def test_no_garbage_is_collected_while_something_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Mock)
+    monkeypatch.setattr(torch.cuda, "graph", lambda *_, **__: nullcontext())
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 0)
+    seen = list[bool]()
+
+    def call() -> Tensor:
+        seen.append(gc.isenabled())
+        return torch.zeros(1)
+
+    Recorder(CPU)._record(call)
+    assert seen == [False] and gc.isenabled()
 
 
 def test_a_device_without_memory_says_what_was_tried(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:

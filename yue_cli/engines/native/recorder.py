@@ -1,7 +1,9 @@
 """CUDA graphs: what a call launches is recorded once and played again with one launch."""
 
+import gc
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -74,10 +76,23 @@ class Recorder:
         reserved = torch.cuda.memory_reserved(self.device)
         graph = torch.cuda.CUDAGraph()
         # Other threads, such as one that draws a progress bar, may do what they like meanwhile.
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+        recording = torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local")
+        with _no_collecting(), recording:
             answer = call()
         self._pool = graph.pool()
         self.count += 1
         self.seconds += time.perf_counter() - began
         self.bytes += max(0, torch.cuda.memory_reserved(self.device) - reserved)
         return graph, answer
+
+
+@contextmanager
+def _no_collecting() -> Iterator[None]:
+    """Let Python collect no garbage: another graph in it, when it is destroyed, would spoil what is being recorded."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

@@ -47,9 +47,7 @@ def attention_cut(groups: int, bits: int, is_hopper: bool) -> Cut:
     bits: of a number in the cache.
     """
     if groups > 2:
-        # Of fewer than eight bits all is turned before and after, which would take more registers than looking.
-        registers = 128 if bits < 8 else None
-        return Cut(16, 128, warps=4, stages=3 if is_hopper and bits > 8 else 2, registers=registers)
+        return Cut(16, 128, warps=4, stages=3 if is_hopper and bits > 8 else 2)
     return Cut(2, 128, warps=4, stages=2, registers=96) if bits <= 8 else Cut(2, 64, warps=2, stages=3)
 
 
@@ -95,12 +93,12 @@ def quantized_tile(kind: type, outs: int, inner: int, rows: int, gated: bool) ->
     if rows > 8:
         few = rows <= 32
         return Tile(16, 4 * GROUP, 4, 3, is_chained=False) if few else Tile(16, 2 * GROUP, 2, 2, is_chained=False)
-    columns = 32 if kind is Int4Weight and outs % 32 == 0 else 16
+    columns = 32 if kind is Int4Weight and outs % 32 == 0 and not gated else 16
     if inner > outs:
         return Tile(columns, 8 * GROUP, warps=4, stages=4, is_chained=kind is Int8Weight)
     if kind is Int8Weight:
         return Tile(columns, 4 * GROUP, warps=4 if gated else 2, stages=4)
-    return Tile(columns, (4 if gated else 8) * GROUP, warps=4, stages=3)
+    return Tile(columns, 8 * GROUP, warps=4, stages=3)
 
 
 def rows_taken(bits: int, rows: int) -> int:
