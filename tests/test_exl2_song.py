@@ -49,6 +49,14 @@ def test_what_repeats_says_so(song: Path) -> None:
     assert (engine["name"], engine["dtype"], engine["deterministic"]) == ("native", "float32", True)
 
 
+def test_status_tells_engine_and_cache(song: Path, exl2: Path, here: ExtensionStandIn) -> None:  # noqa: F811
+    done("stage2", song, "--model", exl2, "--set", "execution.stage2_cache=int6")
+    assert manifest(song, "stage1")["engine"]["cache"] == "auto"
+    assert manifest(song, "stage2")["engine"]["cache"] == "int6"
+    first, second, _ = done("status", song).out.splitlines()[:3]
+    assert "cache" not in first and second.endswith(f"{exl2} · float16 · cpu · exl2 · cache int6")
+
+
 def test_absent_exllamav2_is_told_before_anything_is_made(
     song: Path, exl2: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

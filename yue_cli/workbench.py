@@ -199,6 +199,7 @@ class Workbench:
         if stage in ("stage1", "stage2"):
             facts = self.describe(stage, model)
             engine |= {"name": facts.engine, "rows": str(rows), "deterministic": facts.deterministic}
+            engine["cache"] = self.settings.execution.cache(stage)
             engine |= {"dtype": facts.dtype} if facts.dtype else {}
         manifest = Manifest(
             stage=stage,

@@ -9,6 +9,7 @@ from yue_cli import plan, song, takes
 from yue_cli.atomic import write_bytes
 from yue_cli.commands import console, options
 from yue_cli.commands.request import read_song
+from yue_cli.engines import AUTO
 from yue_cli.errors import ArtifactError, PlotError
 from yue_cli.project import Project, StageState
 from yue_cli.resources import expanded
@@ -96,8 +97,13 @@ def _take_row(path: Path, asked: Song, states: list[StageState]) -> str:
 def _made(state: StageState) -> list[str]:
     manifest = state.manifest
     assert manifest is not None
+    engine = manifest.engine
     model = " ".join(str(part) for key in ("name", "revision", "format") if (part := manifest.model.get(key)))
-    words = [model, *(str(manifest.engine[key]) for key in ("dtype", "device") if key in manifest.engine)]
+    words = [model, *(str(engine[key]) for key in ("dtype", "device") if key in engine)]
+    if engine.get("name", "native") != "native":
+        words.append(str(engine["name"]))
+    if engine.get("cache", AUTO) != AUTO:
+        words.append(f"cache {engine['cache']}")
     if manifest.seed is not None and state.stage == "stage1":
         words.append(f"seed {manifest.recipe.get('seed', manifest.seed)}")
     if manifest.truncated:
