@@ -12,6 +12,7 @@ import argparse
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from yue_cli import machine
 from yue_cli.engines.native.config import LlamaConfig
 from yue_cli.engines.native.engine import NativeEngine
 from yue_cli.engines.native.loader import load
@@ -95,7 +97,13 @@ def main() -> None:
         steps=arguments.steps,
         rows=arguments.rows,
     )
-    print(json.dumps({key: str(value) for key, value in vars(arguments).items()} | {"ways": result}, indent=1))
+    facts = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "hardware": machine.hardware_name(torch.device(arguments.device)),
+        "versions": machine.versions(),
+    }
+    asked = {key: str(value) for key, value in vars(arguments).items()}
+    print(json.dumps(facts | asked | {"ways": result}, indent=1))
 
 
 @torch.inference_mode()

@@ -1,10 +1,13 @@
 """Keys and values in 6 and 4 bits: that they are packed as is written, and that turning them pays."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
-from yue_cli.engines.native.cache import PackedCache, from_bytes, to_bytes
+from benchmarks.agreement import SHAPES
+from yue_cli.engines.native.cache import bytes_per_token, from_bytes, to_bytes
 from yue_cli.engines.native.packing import hadamard, pack, turn, unpack
 from yue_cli.errors import EngineError
 
@@ -59,6 +62,7 @@ def test_one_scale_serves_turned_keys_with_a_large_channel_better() -> None:
 
 
 def test_heads_that_cannot_be_packed_are_refused() -> None:
+    config = replace(SHAPES["tiny"], head_size=90)
     with pytest.raises(EngineError) as error:
-        PackedCache.empty((1, 1, 8, 90), torch.zeros(1), 6)
-    assert str(error.value) == "keys and values in 6 bits take heads of a multiple of 4, found 90; use int8."
+        bytes_per_token("int6", config, torch.float32)
+    assert str(error.value) == "keys and values in int6 take heads of a multiple of 4, found 90; use int8."

@@ -261,7 +261,7 @@ def test_which_stage_is_not_clear(made: tuple[Path, Path]) -> None:
         "--stage decode: expected stage1 or stage2."
     )
     assert refused("eval", "--model", "toy", "--against", "toy", root / "song", "--cache", "q4") == (
-        "--cache q4: expected auto, int8, int6, int4."
+        "--cache q4: expected one of auto, int8, int6, int4."
     )
 
 

@@ -105,6 +105,7 @@ def test_an_unknown_key_like_no_other_lists_all_known_ones():
         ("stage1.max_new_tokens", 1, "`stage1.max_new_tokens` is 1; expected a value from 2 to 1000000."),
         ("segments", 0, "`segments` is 0; expected a value from 1 to 10000."),
         ("seed", -1, "`seed` is -1; expected a value from 0 to 9223372036854775807."),
+        ("execution.stage1_cache", 8, "`execution.stage1_cache` is 8; expected one of auto, int8, int6, int4."),
         ("rules", "mine", "`rules` is 'mine'; expected one of yue, original, exl2."),
         ("decode.format", "aac", "`decode.format` is 'aac'; expected one of wav, flac, ogg, mp3."),
         ("stage2.tail", "long", "`stage2.tail` is 'long'; expected one of null, overlap, short."),

@@ -83,6 +83,16 @@ def test_windows_beyond_the_measured_rows_take_longer_and_fewer_do_not_take_less
     assert known.stage2_s(500, 2, frames=150) == 3.0
 
 
+def test_each_format_of_keys_and_values_has_speeds_of_its_own(tmp_path):
+    packed = replace(STAGE2, cache="int4", window_s=9.0)
+    remember(tmp_path, [STAGE1, STAGE2])
+    remember(tmp_path, [packed])
+    known = remembered(tmp_path, CARD)
+    assert known == Speeds((STAGE1, STAGE2, packed))
+    assert [known.stage2_s(500, 20, cache=cache) for cache in ("auto", "int4", "int8")] == [6.0, 9.0, None]
+    assert known.stage1_s(1000, 1000, 10, cache="int8") is None
+
+
 def test_decoding_grows_with_the_music():
     assert Speeds((DECODE,)).decode_s(60.0) == pytest.approx(24.0)
 

@@ -57,7 +57,7 @@ class Manifest:
     seed: int | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)  # every setting, resolved
     model: Mapping[str, Any] = field(default_factory=dict)  # name, revision
-    engine: Mapping[str, Any] = field(default_factory=dict)  # name, device, dtype, rows, deterministic
+    engine: Mapping[str, Any] = field(default_factory=dict)  # of the last run: name, device, dtype, rows, cache, …
     truncated: tuple[int, ...] = ()  # segments that were cut, counted from 1
     versions: Mapping[str, str] = field(default_factory=dict)
 

@@ -149,6 +149,7 @@ class _Bench:
         read = sum(start * whole[-1].read_s / whole[-1].context for start, _ in starts)
         return Stage1Result(
             model=subject.model,
+            cache=self.settings.execution.stage1_cache,
             rows=rows,
             open_s=open_s,
             first_s=first_s,
@@ -221,6 +222,7 @@ class _Bench:
         batch_s = {size: extend(found, subject.layers) for size, found in times.items()}
         return Stage2Result(
             model=subject.model,
+            cache=self.settings.execution.stage2_cache,
             rows=rows,
             windows=windows,
             open_s=open_s,

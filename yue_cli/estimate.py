@@ -64,7 +64,7 @@ def _stage1_s(bench: Workbench, known: Speeds, need: Need, there: int) -> float 
         if number < there:
             continue
         context = min(prompts + sum(lengths[:number]), max(0, bench.settings.stage1.context - tokens))
-        took = known.stage1_s(need.weights, context, tokens)
+        took = known.stage1_s(need.weights, context, tokens, bench.settings.execution.stage1_cache)
         if took is None:
             return None
         total += took
@@ -83,7 +83,7 @@ def _stage2_s(bench: Workbench, known: Speeds, need: Need, frames: int) -> float
         for first in range(0, count, need.rows)
     ]
     for windows, length in batches:
-        took = known.stage2_s(need.weights, windows, length)
+        took = known.stage2_s(need.weights, windows, length, bench.settings.execution.stage2_cache)
         if took is None:
             return None
         total += took

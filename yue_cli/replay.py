@@ -167,7 +167,7 @@ def check_stage(asked: str | None) -> None:
 def check_cache(asked: str) -> None:
     """Refuse what is no format of keys and values. Raises SettingsError."""
     if asked not in (engines.AUTO, *CACHES):
-        raise SettingsError(f"--cache {asked}: expected {engines.AUTO}, {', '.join(CACHES)}.")
+        raise SettingsError(f"--cache {asked}: expected one of {engines.AUTO}, {', '.join(CACHES)}.")
 
 
 def _holds_both(library: Library, name: str) -> bool:

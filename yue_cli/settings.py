@@ -249,11 +249,11 @@ def _checked(source: str, key: str, value: Value) -> Value:
     kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
     if float in kinds and type(value) is int:
         value = float(value)
-    if type(value) not in kinds:
+    choices = checks.get("choices")
+    if type(value) not in kinds and not (choices and str in kinds):
         wanted = " or ".join("nothing (null)" if kind is type(None) else _KIND_NAMES[kind] for kind in kinds)
         raise SettingsError(f"{source}: `{key}` is {value!r}; expected {wanted}.")
-    choices = checks.get("choices")
-    if choices and value not in choices:
+    if choices and (type(value) not in kinds or value not in choices):
         known = ", ".join("null" if choice is None else str(choice) for choice in choices)
         raise SettingsError(f"{source}: `{key}` is {value!r}; expected one of {known}.")
     if "low" in checks and isinstance(value, int | float) and not checks["low"] <= value <= checks["high"]:

@@ -35,6 +35,7 @@ class Measured:
     window_s: float = 0.0  # stage2: seconds for all frames of so many windows
     decode_s: float = 0.0  # decode: seconds for a second of music, both tracks and the mix
     is_computed: bool = False  # from a part of the model, not from all of it
+    cache: str = "auto"  # stage1, stage2: format of keys and values
 
 
 @dataclass(frozen=True)
@@ -43,17 +44,19 @@ class Speeds:
 
     measured: Sequence[Measured] = field(default_factory=tuple)
 
-    def stage1_s(self, weight_bytes: int, context: int, tokens: int) -> float | None:
+    def stage1_s(self, weight_bytes: int, context: int, tokens: int, cache: str = "auto") -> float | None:
         """Tell about how long `tokens` more take after a prompt of `context`, for one song, its reading left out."""
-        found = self._find("stage1", weight_bytes)
+        found = self._find("stage1", weight_bytes, cache)
         if found is None or not found.token_s:
             return None
         # Close to linear in the context, so that the middle stands for all.
         return tokens * interpolate(found.token_s, context + tokens / 2) * weight_bytes / found.weight_bytes
 
-    def stage2_s(self, weight_bytes: int, windows: int, frames: int = WINDOW_FRAMES) -> float | None:
+    def stage2_s(
+        self, weight_bytes: int, windows: int, frames: int = WINDOW_FRAMES, cache: str = "auto"
+    ) -> float | None:
         """Tell about how long so many windows of both tracks take."""
-        found = self._find("stage2", weight_bytes)
+        found = self._find("stage2", weight_bytes, cache)
         if found is None or not found.rows:
             return None
         return max(1.0, windows / found.rows) * found.window_s * frames / WINDOW_FRAMES
@@ -63,9 +66,9 @@ class Speeds:
         found = self._find("decode", None)
         return None if found is None else found.decode_s * music_s
 
-    def _find(self, stage: str, weight_bytes: int | None) -> Measured | None:
+    def _find(self, stage: str, weight_bytes: int | None, cache: str = "auto") -> Measured | None:
         """Find what was measured with weights of about this size; None: of any."""
-        of_stage = [item for item in self.measured if item.stage == stage]
+        of_stage = [item for item in self.measured if (item.stage, item.cache) == (stage, cache)]
         if weight_bytes is None:
             return of_stage[-1] if of_stage else None
         alike = [item for item in of_stage if _are_alike(item.weight_bytes, weight_bytes)]
@@ -97,7 +100,8 @@ def remember(home: Path, fresh: Sequence[Measured]) -> None:
 
 
 def _replaces(new: Measured, old: Measured) -> bool:
-    return (new.device, new.stage) == (old.device, old.stage) and _are_alike(new.weight_bytes, old.weight_bytes)
+    is_same_kind = (new.device, new.stage, new.cache) == (old.device, old.stage, old.cache)
+    return is_same_kind and _are_alike(new.weight_bytes, old.weight_bytes)
 
 
 def _are_alike(one: int, other: int) -> bool:

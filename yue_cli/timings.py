@@ -30,6 +30,7 @@ class Point:
 @dataclass(frozen=True)
 class Stage1Result:
     model: Model
+    cache: str  # format of keys and values
     rows: int
     open_s: float
     first_s: float  # for the first few tokens: kernels are chosen, graphs recorded
@@ -44,6 +45,7 @@ class Stage1Result:
 @dataclass(frozen=True)
 class Stage2Result:
     model: Model
+    cache: str
     rows: int
     windows: int
     open_s: float
@@ -94,10 +96,11 @@ class Report:
         about = partial(Measured, self.hardware, versions=self.versions, date=self.date)
         if self.stage1 is not None:
             points = tuple((point.context, point.token_s) for point in self.stage1.points)
-            found.append(_of(self.stage1.model, partial(about, "stage1", token_s=points)))
+            found.append(_of(self.stage1.model, partial(about, "stage1", token_s=points, cache=self.stage1.cache)))
         if self.stage2 is not None:
-            rows, window_s = self.stage2.rows, self.stage2.window_s
-            found.append(_of(self.stage2.model, partial(about, "stage2", rows=rows, window_s=window_s)))
+            second = self.stage2
+            about_windows = partial(about, "stage2", rows=second.rows, window_s=second.window_s, cache=second.cache)
+            found.append(_of(second.model, about_windows))
         if self.decode is not None:
             found.append(_of(self.decode.model, partial(about, "decode", decode_s=self.decode.decode_s)))
         return found

@@ -44,8 +44,10 @@ def measure(
 
 def describe(row: dict[str, Any]) -> str:
     """Say in one line what was measured of a stage."""
+    cache = "" if row["cache"] == "auto" else f"cache {row['cache']} · "
     return (
-        f"{row['stage']}  {row['tokens']:,} tokens · KL {row['kl_allowed']:.2e} over the ids that may be picked, "
-        f"{row['kl']:.2e} over all · same first choice {100 * row['agreement']:.2f} % · "
+        f"{row['stage']}  {row['tokens']:,} tokens · {cache}"
+        f"KL {row['kl_allowed']:.2e} over the ids that may be picked, {row['kl']:.2e} over all · "
+        f"same first choice {100 * row['agreement']:.2f} % · "
         f"perplexity {row['perplexity']:.4g}, of the other {row['perplexity_against']:.4g}"
     )

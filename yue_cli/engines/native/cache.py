@@ -124,10 +124,8 @@ class PackedCache(EightBitCache):
 
     @classmethod
     def empty(cls, shape: tuple[int, ...], like: Tensor, bits: int) -> "PackedCache":
-        """Make an empty one. Raises EngineError for heads that cannot be packed."""
+        """Make an empty one."""
         size = shape[-1]
-        if size % 4:
-            raise EngineError(f"keys and values in {bits} bits take heads of a multiple of 4, found {size}; use int8.")
         hadamard(size, like.device)  # is made before anything is recorded
         plain = EightBitCache.zeros((*shape[:-1], size * bits // 8), like)
         keys, values = plain.keys.view(torch.uint8), plain.values.view(torch.uint8)
@@ -155,7 +153,7 @@ def from_bytes(bytes_: Tensor, scales: Tensor) -> Tensor:
 
 
 def make(format_: str, config: LlamaConfig, *, rows: int, length: int, like: Tensor) -> list[Cache]:
-    """Make the empty caches of all layers, on the device of `like` and for its dtype. Raises EngineError."""
+    """Make the empty caches of all layers, on the device of `like` and for its dtype."""
     shape = (rows, config.key_value_heads, length, config.head_size)
     return [_empty(BITS.get(format_, 16), shape, like) for _ in range(config.layers)]
 
@@ -167,9 +165,12 @@ def _empty(bits: int, shape: tuple[int, ...], like: Tensor) -> Cache:
 
 
 def bytes_per_token(format_: str, config: LlamaConfig, dtype: torch.dtype) -> int:
-    """Count the bytes that one id of one row takes in all layers."""
+    """Count the bytes that one id of one row takes in all layers. Raises EngineError for heads that it cannot hold."""
     if format_ not in BITS:
         return config.cache_values_per_token * dtype.itemsize
+    if BITS[format_] < 8 and config.head_size % 4:
+        size = config.head_size
+        raise EngineError(f"keys and values in {format_} take heads of a multiple of 4, found {size}; use int8.")
     heads = config.cache_values_per_token // config.head_size
     return config.cache_values_per_token * BITS[format_] // 8 + heads * torch.float32.itemsize
 
