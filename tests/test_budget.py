@@ -379,19 +379,6 @@ def test_what_fits_is_not_complained_of(bench):
 # Pretending
 
 
-def test_a_limit_never_adds_memory():
-    cpu = torch.device("cpu")
-    assert machine.free_bytes(cpu, 0.25) == GB // 4
-    assert machine.free_bytes(cpu, 1e6) < 10**15
-
-
-@pytest.mark.parametrize(("capability", "dtype"), [(7.5, torch.float16), (8.0, torch.bfloat16), (9.0, torch.bfloat16)])
-def test_another_compute_capability_may_mean_another_dtype(capability, dtype):
-    assert machine.choose_dtype("auto", torch.device("cuda"), capability) == dtype
-    assert machine.choose_dtype("float32", torch.device("cuda"), capability) == torch.float32
-    assert machine.choose_dtype("auto", torch.device("cpu"), capability) == torch.float32
-
-
 def test_rows_honour_the_limit(tmp_path, home, place):
     """From the command line to the number of rows that stage 2 is made with."""
     done("run", "song", "--preset", "toy", "--lyrics", "lyrics.txt", "--genre", "slow folk", "--dry-run")

@@ -4,9 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
-import torch
 
-from yue_cli import machine
 from yue_cli.errors import StorageError
 from yue_cli.speeds import FILE, Measured, Speeds, interpolate, remember, remembered
 
@@ -107,9 +105,3 @@ def test_nothing_is_told_of_what_was_not_measured():
 def test_beyond_the_points_the_nearest_one_counts():
     points = ((10, 1.0), (20, 3.0))
     assert [interpolate(points, place) for place in (0, 10, 15, 20, 99)] == [1.0, 1.0, 2.0, 3.0, 3.0]
-
-
-def test_a_processor_is_named_with_its_threads():
-    name = machine.hardware_name(torch.device("cpu"))
-    assert name.endswith((" thread", " threads"))
-    assert name.split(",")[0].strip()

@@ -1,8 +1,8 @@
 """Triton kernels for a step of a few rows: norms and products.
 
 Sums are always taken in the same order, so that equal ids give equal bits. `products.py` launches them, and
-`fused.py` attention (`attention_kernels.py`, `looking_kernels.py`); each has its twin in PyTorch's operations in
-`model.py`, `cache.py`, `quantized.py` and `attention.py`.
+`fused.py` attention (`attention_kernels.py`, `looking_kernels.py`, `packed_kernels.py`); each has its twin in PyTorch's
+operations in `model.py`, `cache.py`, `packing.py`, `quantized.py` and `attention.py`.
 """
 
 import triton

@@ -1,0 +1,128 @@
+"""The Triton kernels are compiled at the shapes of the published models, as far as a GPU would; none is needed."""
+
+import pytest
+from torch import Tensor
+
+triton = pytest.importorskip("triton")
+
+from yue_cli.engines.native import attention_kernels, kernels, tiles  # noqa: E402
+from yue_cli.engines.native.formats import GROUP  # noqa: E402
+from yue_cli.engines.native.quantized import Int4Weight, Int8Weight  # noqa: E402
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(kernels.INTERPRETED, reason="Triton interprets: nothing is compiled"),
+]
+
+# Bytes of shared memory that a program may use on every GPU since sm_80, and on Hopper.
+LARGEST_SHARED = {80: 99 * 1024, 90: 227 * 1024}
+PRODUCTS = {  # of the published models: columns of the result, inputs, gated
+    "stage 1 qkv": (5120, 4096, False),
+    "stage 1 output": (4096, 4096, False),
+    "stage 1 gate and up": (11008, 4096, True),
+    "stage 1 down": (4096, 11008, False),
+    "stage 1 head": (83968, 4096, False),
+    "stage 2 qkv": (6144, 2048, False),
+    "stage 2 output": (2048, 2048, False),
+    "stage 2 gate and up": (5504, 2048, True),
+    "stage 2 down": (2048, 5504, False),
+    "stage 2 head": (1024, 2048, False),
+}
+
+
+def compiled(kernel, capability: int, types: dict[str, str], constants: dict, tile: tiles.Tile | tiles.Cut):
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    signature = {name: types.get(name, "constexpr") for name in kernel.arg_names}
+    aligned = {
+        (place,): [["tt.divisibility", 16]]
+        for place, name in enumerate(kernel.arg_names)
+        if signature[name].startswith("*") or name == "places"
+    }
+    absent = {name: None for name in kernel.arg_names if name not in types and name not in constants}
+    source = ASTSource(kernel, signature=signature, constexprs=constants | absent, attrs=aligned)
+    options = {"num_warps": tile.warps, "num_stages": tile.stages, "maxnreg": getattr(tile, "registers", None)}
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("rows", [2, 20, 64])
+@pytest.mark.parametrize("kind", [Tensor, Int8Weight, Int4Weight])
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_products_compile(name: str, kind: type, rows: int, capability: int) -> None:
+    outs, inner, gated = PRODUCTS[name]
+    tile = tiles.find(kind, outs, inner, rows, gated, capability >= 90)
+    assert tile is not None
+    added, normalized = name.endswith(("output", "down")), name.endswith(("qkv", "up", "head"))
+    bits, values, facts = {
+        Tensor: (16, "*bf16", None),
+        Int8Weight: (8, "*i8", "*fp32"),
+        Int4Weight: (4, "*u8", "*i32"),
+    }[kind]
+    read = "*bf16" if bits == 16 else "*fp16"
+    types = {"x": read, "weight": values, "y": read if gated else "*bf16", "epsilon": "fp32"}
+    types |= dict.fromkeys(("rows", "outs", "facts_stride"), "i32") | ({"facts": facts} if facts else {})
+    types |= {"norm": "*bf16", "scaled": read, "new_squares": "*fp32"} if added else {}
+    types |= {"squares": "*fp32"} if normalized else {}
+    constants = {
+        "INS": inner,
+        "ROWS": tiles.rows_taken(bits, rows),
+        "BLOCK_OUT": tile.out,
+        "BLOCK_IN": tile.inner,
+        "GROUP": GROUP,
+        "BITS": bits,
+        "STAGES": tile.stages,
+        "PARTS": 64 if normalized else 0,
+        "GATED": gated,
+        "ADD": added,
+        "PREPARED": added,
+        "AHEAD": tiles.ahead(inner * bits // 8),
+        "CHAINED": capability >= 90,
+    }
+    made = compiled(kernels.product, capability, types, constants, tile)
+    assert made.metadata.shared <= LARGEST_SHARED[capability]
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+def test_norms_compile(capability: int) -> None:
+    constants = {"INS": 4096, "COLUMNS": 4096, "CHAINED": capability >= 90}
+    types = dict.fromkeys(("x", "norm", "y"), "*bf16") | {"epsilon": "fp32"}
+    compiled(kernels.normalize, capability, types, constants, tiles.Tile(0, 0, 8, 1))
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("bits", [16, 8, 6, 4])
+@pytest.mark.parametrize(("heads", "shared", "count"), [(32, 4, 1), (16, 16, 1), (16, 16, 2)])
+def test_attention_compiles(heads: int, shared: int, count: int, bits: int, capability: int) -> None:
+    compile_attention(heads, shared, count, 128, bits, capability)
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("bits", [8, 6, 4])
+@pytest.mark.parametrize(("shared", "size"), [(4, 32), (2, 64), (4, 256)])
+def test_attention_over_bytes_compiles_for_other_heads(shared: int, size: int, bits: int, capability: int) -> None:
+    compile_attention(4, shared, 1, size, bits, capability)
+
+
+def compile_attention(heads: int, shared: int, count: int, size: int, bits: int, capability: int) -> None:
+    groups, cut = heads // shared, tiles.attention_cut(heads // shared, bits, capability >= 90)
+    kept = {16: "*bf16", 8: "*i8"}.get(bits, "*u8")
+    types = dict.fromkeys(("keys", "values"), kept) | dict.fromkeys(("qkv", "y"), "*bf16")
+    types |= dict.fromkeys(("cosine", "sine", "sums", "peaks"), "*fp32") | {"filled": "*i64", "arrived": "*i32"}
+    types |= dict.fromkeys(("key_scales", "value_scales"), "*fp32") if bits <= 8 else {}
+    types |= {"places": "i32", "sharpness": "fp32"}
+    constants = {
+        "COUNT": count,
+        "GROUPS": groups,
+        "SHARED": shared,
+        "SIZE": size,
+        "QUERIES": tiles.padded_queries(groups * count, bits),
+        "CHUNKS": cut.chunks,
+        "BLOCK": cut.block,
+        "WARPS": cut.warps,
+        "BITS": bits,
+        "CHAINED": capability >= 90,
+    }
+    made = compiled(attention_kernels.attend, capability, types, constants, cut)
+    assert made.metadata.shared <= LARGEST_SHARED[capability]
