@@ -122,6 +122,7 @@ def compile_attention(heads: int, shared: int, count: int, size: int, bits: int,
         "BLOCK": cut.block,
         "WARPS": cut.warps,
         "BITS": bits,
+        "HELD": cut.is_held,
         "CHAINED": capability >= 90,
     }
     made = compiled(attention_kernels.attend, capability, types, constants, cut)

@@ -192,6 +192,16 @@ def test_steps(dtype: torch.dtype, cache: str, checkpoint: Path) -> None:
 
 
 @needs_device
+@pytest.mark.parametrize("is_held", [False, True])
+def test_steps_with_and_without_a_held_block(
+    dtype: torch.dtype, is_held: bool, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = tiles.attention_cut
+    monkeypatch.setattr(tiles, "attention_cut", lambda *asked: replace(find(*asked), stages=2, is_held=is_held))
+    compare_steps(checkpoint, dtype, "auto", LOGITS_CLOSE[dtype])
+
+
+@needs_device
 @pytest.mark.parametrize("form", [EIGHT_BIT, FOUR_BIT])
 def test_steps_with_quantized_weights(dtype: torch.dtype, form: str, tmp_path: Path) -> None:
     """The eager path rounds quantized weights to the dtype it computes in; the kernels do not."""

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -53,9 +54,10 @@ def make_stage2(orders: Sequence[Order]) -> None:
         length = stage2.cache_length(max(window.length for filler in lacking for window in filler.windows))
         _deal_seats(lacking, budget.choose_rows(bench, sum(len(f.windows) for f in lacking), facts, length))
         rows = max(seat.rows for filler in lacking for seat in filler.seats or [])
+        rehearse = partial(stage2.rehearse, vocabulary=vocabulary, settings=bench.settings.stage2)
         with (
             budget.explained(bench, "stage2"),
-            bench.engine("stage2", model, rows=rows, length=length) as engine,
+            bench.engine("stage2", model, rows=rows, length=length, rehearse=rehearse) as engine,
         ):
             for filler in fillers:
                 _begin(filler)

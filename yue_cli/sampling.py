@@ -154,8 +154,8 @@ class Sampler:
         noise: None picks the best id instead of drawing one.
         """
         assert len(windows) == len(strengths) == len(noise) == self._songs, "one of each for every song"
-        seen = np.stack([np.isin(self._ids_on_host, window) for window in windows])
-        self._seen.copy_(torch.from_numpy(seen))
+        ids = torch.from_numpy(self._ids_on_host)
+        self._seen.copy_(torch.stack([torch.isin(ids, torch.from_numpy(window)) for window in windows]))
         self._step.zero_()
         self._strength.copy_(torch.tensor(strengths)[:, None])
         self._noise.zero_()

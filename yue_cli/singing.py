@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -74,9 +75,10 @@ def make_stage1(orders: Sequence[Order]) -> None:
         length = max(stage1.needed_length(singer.prompts, settings, singer.wanted) for singer in lacking)
         _deal_seats(lacking, model, length)
         rows = stage1.needed_rows(settings) * max(seat.rows for singer in lacking for seat in singer.seats or [])
+        rehearse = partial(stage1.rehearse, vocabulary=model.vocabulary, settings=settings, rules=bench.settings.rules)
         with (
             budget.explained(bench, "stage1"),
-            bench.engine("stage1", folder, rows=rows, length=length) as engine,
+            bench.engine("stage1", folder, rows=rows, length=length, rehearse=rehearse) as engine,
         ):
             for singer in singers:
                 _begin(singer)

@@ -11,7 +11,7 @@ import numpy as np
 
 from yue_cli import engines, machine, models, plan, tiny, toy
 from yue_cli.artifacts import TRACKS, Manifest, Tokens, describe_files, storable, write_tokens
-from yue_cli.engines.base import Engine
+from yue_cli.engines.base import Engine, Rehearse
 from yue_cli.errors import ArtifactError, CheckpointError, YueError
 from yue_cli.events import Emit, Note
 from yue_cli.project import Project, StageState
@@ -128,8 +128,13 @@ class Workbench:
             self.failure = error
 
     @contextmanager
-    def engine(self, stage: str, model: ModelFolder, *, rows: int, length: int) -> Iterator[Engine]:
-        """Open an engine for a stage and give its memory back afterwards. Raises CheckpointError, EngineError."""
+    def engine(
+        self, stage: str, model: ModelFolder, *, rows: int, length: int, rehearse: Rehearse | None = None
+    ) -> Iterator[Engine]:
+        """Open an engine for a stage and give its memory back afterwards.
+
+        rehearse: what the stage begins with, see `engines.open_engine`. Raises CheckpointError, EngineError.
+        """
         began = time.perf_counter()
         execution = self.settings.execution
         opened = engines.open_engine(
@@ -143,6 +148,7 @@ class Workbench:
             mode=execution.mode,
             capability=execution.compute_capability,
             emit=self.emit,
+            rehearse=rehearse,
         )
         took = time.perf_counter() - began
         self.detail(TITLES[stage], f"{model.name} on {self.device} in {took:.1f} s · {opened.memory / 1e9:.2f} GB")

@@ -18,7 +18,7 @@ from yue_cli.models import FORMATS
 if TYPE_CHECKING:
     import torch
 
-    from yue_cli.engines.base import Engine
+    from yue_cli.engines.base import Engine, Rehearse
 
 AUTO = "auto"
 _BACKENDS = {"native": "yue_cli.engines.native", "exl2": "yue_cli.engines.exl2"}
@@ -103,11 +103,13 @@ def open_engine(
     mode: str = AUTO,
     capability: float | None = None,
     emit: Emit = ignore,
+    rehearse: "Rehearse | None" = None,
 ) -> "Engine":
     """Load a checkpoint folder into an engine with room for `rows` rows of `length` ids.
 
     cache: format of keys and values. mode: how steps are computed. capability: compute capability to count on, None
     for what the GPU has. The settings name their values. emit: hears of what takes long, and is done but once.
+    rehearse: what is done first with the engine; where that pays it is done once before, while weights are loaded.
     Raises EngineError for an engine that is not there or a mode that cannot be, OutOfMemory, CheckpointError for a
     bad folder.
     """
@@ -122,6 +124,7 @@ def open_engine(
         mode=mode,
         capability=capability,
         emit=emit,
+        rehearse=rehearse,
     )
     return opened
 

@@ -23,6 +23,7 @@ TOPIC = "stage 1"
 TOKENS_A_SECOND = 2 * FRAME_RATE  # vocal and instrumental take turns
 # YuE-exllamav2 infer_stage1.py allows this many ids from codebook 0 on, which is no codebook boundary.
 _EXL2_ALLOWED = 11388
+_REHEARSED_PROMPT, _REHEARSED_TOKENS = 300, 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,8 +105,7 @@ def generate(
             told = _Told([tasks[number].label(index) for number in singers.values()], settings.max_new_tokens, emit)
             sung = sample_until(
                 engine,
-                # YuE infer.py: the unconditional row begins with the last id of the prompt, at position 0.
-                [*windows, *[window[-1:] for window in windows]] if guided else windows,
+                _rows(windows, guided),
                 sampler,
                 advance,
                 end=vocabulary.end_of_audio,
@@ -119,6 +119,20 @@ def generate(
                 closed = np.append(ids, vocabulary.end_of_audio) if truncated else ids
                 generated[number].append(closed.astype(np.int32))
                 yield number, Segment(generated[number][-1], truncated)
+
+
+def rehearse(engine: Engine, vocabulary: Vocabulary, *, settings: Stage1Settings, rules: str) -> None:
+    """Begin a segment with ids that mean nothing, in all rows, as `generate` begins its first."""
+    strength = settings.guidance_first
+    guided = _is_guided(strength)
+    songs = engine.rows // needed_rows(settings)
+    allowed = allowed_ids(rules, vocabulary, engine.vocabulary_size)
+    sampler = make_sampler(engine, vocabulary, allowed, settings, guided=guided, songs=songs)
+    windows = [np.full(min(_REHEARSED_PROMPT, engine.length - _REHEARSED_TOKENS), vocabulary.end_of_audio)] * songs
+    sampler.begin(windows, strengths=[strength] * songs, noise=[Noise(0, 0)] * songs)
+    advance = engine.fuse(sampler.pick, sampler.head)
+    end, limit = vocabulary.end_of_audio, _REHEARSED_TOKENS
+    sample_until(engine, _rows(windows, guided), sampler, advance, end=end, limit=limit, songs=range(songs))
 
 
 def make_sampler(
@@ -195,6 +209,12 @@ def _no_code(found: int, segment: int, expected: range) -> ArtifactError:
         f"stage 1: segment {segment} holds id {found}, which is no code here; expected {expected.start} to "
         f"{expected.stop - 1}. `--set rules=yue` allows codes of codebook 0 only."
     )
+
+
+def _rows(windows: Sequence[np.ndarray], guided: bool) -> list[np.ndarray]:
+    """List what the rows of all songs begin with."""
+    # YuE infer.py: the unconditional row begins with the last id of the prompt, at position 0.
+    return [*windows, *[window[-1:] for window in windows]] if guided else [*windows]
 
 
 def _is_guided(strength: float) -> bool:

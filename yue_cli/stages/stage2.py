@@ -25,6 +25,7 @@ TRACKS = 2  # vocal, instrumental
 FINE = CODEBOOKS - 1
 
 _HEADER = 3  # ids of a prompt beside its frames: start of audio, stage 1, stage 2
+_REHEARSED_FRAMES = 2  # the second reads two ids a row
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,16 @@ def decode(
             done.setdefault(task, {})[number] = ids[place]
         yield done
     told.finish()
+
+
+def rehearse(engine: Engine, vocabulary: Vocabulary, *, settings: Stage2Settings) -> None:
+    """Begin windows of codes that mean nothing, in all rows, as `decode` begins each batch."""
+    assert settings.restrict_picks is not None, "settings must be resolved"
+    frames = min(WINDOW_FRAMES, engine.length - _HEADER - CODEBOOKS * _REHEARSED_FRAMES)
+    given = np.full((engine.rows, frames), vocabulary.codebook_start, dtype=np.int64)
+    prompts = np.stack([window_prompt(vocabulary, row) for row in given])
+    choices = frame_choices(engine, vocabulary, settings.restrict_picks)
+    fill_frames(engine, prompts, given[:, :_REHEARSED_FRAMES], choices)
 
 
 def window_prompt(vocabulary: Vocabulary, coarse: np.ndarray) -> np.ndarray:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from yue_cli.engines.base import Rehearse
     from yue_cli.engines.native.engine import NativeEngine
 
 NAME = "exl2"
@@ -66,8 +67,9 @@ def open_engine(
     mode: str,
     capability: float | None,
     emit: Emit,
+    rehearse: "Rehearse | None" = None,
 ) -> "NativeEngine":
-    """Load a checkpoint folder. Raises CheckpointError and EngineError."""
+    """Load a checkpoint folder. rehearse: done with weights in 16 bits alone. Raises CheckpointError, EngineError."""
     from yue_cli.engines.exl2.loader import load
     from yue_cli.engines.native.engine import NativeEngine, enough_memory, needs
 
@@ -82,6 +84,7 @@ def open_engine(
             cache_format=cache,
             mode=mode,
             capability=capability,
+            rehearse=rehearse,
         )
     config, entries = _read(folder)
     if device.type != extension.DEVICE:

@@ -11,6 +11,7 @@ from yue_cli.events import Emit
 if TYPE_CHECKING:
     import torch
 
+    from yue_cli.engines.base import Rehearse
     from yue_cli.engines.native.convert import Conversion
     from yue_cli.engines.native.engine import NativeEngine
 
@@ -71,6 +72,7 @@ def open_engine(
     mode: str,
     capability: float | None,
     emit: Emit,
+    rehearse: "Rehearse | None" = None,
 ) -> "NativeEngine":
     """Load a checkpoint folder. Raises CheckpointError and EngineError."""
     from yue_cli.engines.native.engine import NativeEngine
@@ -84,6 +86,7 @@ def open_engine(
         cache_format=cache,
         mode=mode,
         capability=capability,
+        rehearse=rehearse,
     )
 
 

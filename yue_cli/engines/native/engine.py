@@ -8,14 +8,15 @@ import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from yue_cli.engines.base import Advance, Engine, Head, Pick
+from yue_cli.engines.base import Advance, Engine, Head, Pick, Rehearse
 from yue_cli.engines.native import attention, cache, invented, modes
 from yue_cli.engines.native.config import LlamaConfig
 from yue_cli.engines.native.loader import load
@@ -23,6 +24,7 @@ from yue_cli.engines.native.model import Llama, Span, Weights
 from yue_cli.engines.native.positioned import PositionedStep
 from yue_cli.engines.native.quantized import Matrix, Unpack, join
 from yue_cli.engines.native.recorder import Recorder
+from yue_cli.engines.native.rehearsal import Rehearsal
 from yue_cli.errors import OutOfMemory
 
 # Prompts are read in pieces of this many ids, one row after the other, so that a prompt's numbers depend on
@@ -30,6 +32,7 @@ from yue_cli.errors import OutOfMemory
 CHUNK = 512
 _FOLLOWED = 64  # positions whose logits are in memory at once while a row is followed
 _FEW = 2  # ids of a row that a fast step reads; more are read as prompts are
+_REHEARSED = CHUNK + 64  # ids that a row has room for in a rehearsal
 _MANY = 8  # prompts of one length, from which on recording how one is read pays
 
 
@@ -52,8 +55,9 @@ class NativeEngine(Engine):
         cache_format: str = "auto",
         mode: str = "auto",
         capability: float | None = None,
+        is_rehearsal: bool = False,
     ) -> None:
-        """capability: compute capability to count on, None for that of the device."""
+        """capability: compute capability to count on, None for that of the device. is_rehearsal: record nothing."""
         like = weights.embedding
         super().__init__(vocabulary_size=config.vocabulary_size, rows=rows, length=length, device=like.device)
         capability = modes.capability_of(self.device, capability)
@@ -67,7 +71,7 @@ class NativeEngine(Engine):
         self._filled_there = torch.zeros(rows, dtype=torch.int64, device=self.device)  # … and the same on the device
         self._heads: dict[Head, Matrix] = {}
         self._step = self._make_step()
-        self._recorder = Recorder(self.device, gives_up=mode == "auto")
+        self._recorder = Recorder(self.device, gives_up=mode == "auto", is_idle=is_rehearsal)
         self._places: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}  # by rows and ids a row: ids in, id out
         self._prompts: dict[int, Tensor] = {}  # by ids: where a recorded prompt is read from
         self._numbers = itertools.count()  # of fused picks
@@ -84,29 +88,35 @@ class NativeEngine(Engine):
         cache_format: str = "auto",
         mode: str = "auto",
         capability: float | None = None,
+        rehearse: Rehearse | None = None,
     ) -> "NativeEngine":
-        """Load a checkpoint folder.
+        """Load a checkpoint folder. rehearse: what is done first; on a GPU it is rehearsed meanwhile.
 
         Raises CheckpointError for a bad folder, EngineError for too little memory or a mode that cannot be.
         """
         config = LlamaConfig.read(folder)
         # A wrong wish is refused before minutes of loading.
         modes.choose(mode, config, device=device, dtype=dtype, capability=modes.capability_of(device, capability))
+        how: dict[str, Any] = {"rows": rows, "cache_format": cache_format, "mode": mode, "capability": capability}
+
+        def rehearse_with(first: Weights) -> None:
+            assert rehearse is not None
+            with torch.cuda.device(device):
+                short = min(length, _REHEARSED + length % 16)  # kernels are compiled for multiples of 16, or others
+                engine = cls(replace(config, layers=1), first, length=short, is_rehearsal=True, **how)
+                rehearse(engine)
+                engine.close()
+
         held = cache.bytes_per_token(cache_format, config, dtype) * rows * length
+        rehearsal = Rehearsal(rehearse_with)
+        begun = rehearsal.begin if rehearse is not None and device.type == "cuda" else None
         with enough_memory(device, needs(config.weight_bytes(dtype.itemsize), held, rows, length)):
             if config.is_random:
-                weights = invented.load(config, device=device, dtype=dtype)
+                weights = invented.load(config, device=device, dtype=dtype, begun=begun)
             else:
-                weights = load(folder, config, device=device, dtype=dtype)
-            return cls(
-                config,
-                weights,
-                rows=rows,
-                length=length,
-                cache_format=cache_format,
-                mode=mode,
-                capability=capability,
-            )
+                weights = load(folder, config, device=device, dtype=dtype, begun=begun)
+            rehearsal.end()
+            return cls(config, weights, length=length, **how)
 
     @property
     def memory(self) -> int:

@@ -89,6 +89,7 @@ class FusedStep:
             BLOCK=cut.block,
             WARPS=cut.warps,
             BITS=cache.bits,
+            HELD=cut.is_held,
             num_warps=cut.warps,
             num_stages=cut.stages,
             maxnreg=cut.registers,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from yue_cli.engines.native.config import CONFIG_FILE, RANDOM_KEY, LlamaConfig
 from yue_cli.engines.native.formats import CONFIG_KEY, Quantization
-from yue_cli.engines.native.loader import Loader
+from yue_cli.engines.native.loader import Begun, Loader
 from yue_cli.engines.native.model import Weights
 
 # One draw serves many tensors, since drawing takes a processor longer than copying; a prime, so that rows differ.
@@ -34,10 +34,10 @@ def write_sizes(folder: Path, sizes: Mapping[str, Any], format: str | None) -> N
     (folder / CONFIG_FILE).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def load(config: LlamaConfig, *, device: torch.device, dtype: torch.dtype) -> Weights:
+def load(config: LlamaConfig, *, device: torch.device, dtype: torch.dtype, begun: Begun | None = None) -> Weights:
     """Make up every weight on `device`."""
     with torch.inference_mode():
-        return _Inventor(device, dtype).load(config)
+        return _Inventor(device, dtype).load(config, begun)
 
 
 class _Inventor(Loader):

@@ -1,13 +1,15 @@
 """Reads a LLaMA's weights from safetensors files, one tensor at a time. The only file that knows their names."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from yue_cli.engines.native.carrier import Carrier
 from yue_cli.engines.native.config import LlamaConfig
 from yue_cli.engines.native.model import Layer, Weights
 from yue_cli.engines.native.quantized import CLASSES, Matrix
@@ -17,34 +19,43 @@ INDEX_FILE = "model.safetensors.index.json"
 _PATTERN = "model*.safetensors"
 
 
-def load(folder: Path, config: LlamaConfig, *, device: torch.device, dtype: torch.dtype) -> Weights:
+Begun = Callable[[Weights], None]  # is told of the first layer, with all that is no layer, while the others are loaded
+
+
+def load(
+    folder: Path, config: LlamaConfig, *, device: torch.device, dtype: torch.dtype, begun: Begun | None = None
+) -> Weights:
     """Load every weight as `dtype` onto `device`.
 
     Never holds more than one tensor beside those already in place. Raises CheckpointError.
     """
     with torch.inference_mode():
-        return Loader(folder, find_tensors(folder), device, dtype).load(config)
+        return Loader(folder, find_tensors(folder), device, dtype).load(config, begun)
 
 
 class Loader:
     def __init__(self, folder: Path, places: Mapping[str, Path], device: torch.device, dtype: torch.dtype) -> None:
         """places: the file that holds each tensor."""
         self.folder, self.places, self.device, self.dtype = folder, places, device, dtype
+        self._carrier = Carrier(device)
 
-    def load(self, config: LlamaConfig) -> Weights:
+    def load(self, config: LlamaConfig, begun: Begun | None = None) -> Weights:
         hidden = config.hidden
         layers_format, head_format = (None, None)
         if config.quantization:
             layers_format, head_format = config.quantization.layers, config.quantization.head
         embedding = self.read("model.embed_tokens.weight", config.vocabulary_size, hidden)
-        layers = []
+        head: Matrix = embedding
+        if not config.tied:
+            head = self.join({"lm_head": (config.vocabulary_size, hidden)}, head_format)
+        weights = Weights(embedding, [], norm=self.read("model.norm.weight", hidden), head=head)
         for number in range(config.layers):
             name = f"model.layers.{number}."
 
             def join(*parts: str, prefix: str = name) -> Matrix:
                 return self.join({prefix + part: config.matrices[part] for part in parts}, layers_format)
 
-            layers.append(
+            weights.layers.append(
                 Layer(
                     attention_norm=self.read(name + "input_layernorm.weight", hidden),
                     qkv=join("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
@@ -54,10 +65,9 @@ class Loader:
                     down=join("mlp.down_proj"),
                 )
             )
-        head: Matrix = embedding
-        if not config.tied:
-            head = self.join({"lm_head": (config.vocabulary_size, hidden)}, head_format)
-        return Weights(embedding, layers, norm=self.read("model.norm.weight", hidden), head=head)
+            if begun is not None and number == 0:
+                begun(replace(weights, layers=weights.layers[:1]))
+        return weights
 
     def join(self, parts: dict[str, tuple[int, int]], format: str | None) -> Matrix:
         """Read matrices [rows, columns] one under the other into one."""
@@ -94,7 +104,7 @@ class Loader:
             )
         if not exactly and not found.is_floating_point():
             raise CheckpointError(f"{path}: {name} holds {found.dtype}; expected float32, bfloat16 or float16.")
-        target.copy_(found)
+        self._carrier.copy(found, target)
         return target
 
     def find(self, name: str) -> tuple[Path, Tensor]:

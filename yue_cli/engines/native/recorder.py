@@ -20,8 +20,11 @@ class Recorder:
     an answer is good until the next call. Where there is no CUDA, calls are computed as they are.
     """
 
-    def __init__(self, device: torch.device, *, gives_up: bool = False) -> None:
-        """gives_up: where recording fails, compute calls as they are from then on, and keep why in `trouble`."""
+    def __init__(self, device: torch.device, *, gives_up: bool = False, is_idle: bool = False) -> None:
+        """gives_up: where recording fails, compute calls as they are from then on, and keep why in `trouble`.
+
+        is_idle: record nothing from the start.
+        """
         self.device = device
         self.gives_up = gives_up
         self.trouble = ""
@@ -31,7 +34,7 @@ class Recorder:
         # With each graph the call it was made from: it keeps the tensors alive whose addresses were recorded.
         self._graphs: dict[Hashable, tuple[torch.cuda.CUDAGraph, Tensor, Call] | None] = {}
         self._pool: Any = None  # PyTorch's handle of the pool
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" and not is_idle else None
 
     def play(self, key: Hashable, call: Call) -> Tensor:
         """Do what `call` does. key: equal for calls that do the same to the same tensors."""

@@ -29,13 +29,14 @@ class Tile:
 
 @dataclass(frozen=True)
 class Cut:
-    """How attention cuts up the keys. `chunks`, `block` and `warps` are part of the numbers: they order the sums."""
+    """How attention cuts up the keys. All but `stages` and `registers` is part of the numbers: it orders the sums."""
 
     chunks: int  # of a row, at most
     block: int  # keys that a program looks at at once
     warps: int  # each looks at its part of a block: 16 keys or more, 32 of those in bytes
     stages: int
     registers: int | None = None  # that a thread may have, so that more programs fit; None: what the compiler likes
+    is_held: bool = False  # a chunk's first block is loaded while the kernel before works, and looked at last
 
 
 _AHEAD = 512  # bytes; more gets into the way of what is needed first
@@ -47,7 +48,7 @@ def attention_cut(groups: int, bits: int, is_hopper: bool) -> Cut:
     bits: of a number in the cache.
     """
     if groups > 2:
-        return Cut(16, 128, warps=4, stages=3 if is_hopper and bits > 8 else 2)
+        return Cut(16, 128, warps=4, stages=2, is_held=is_hopper and bits > 8)
     return Cut(2, 128, warps=4, stages=2, registers=96) if bits <= 8 else Cut(2, 64, warps=2, stages=3)
 
 

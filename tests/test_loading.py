@@ -1,0 +1,128 @@
+"""How weights come onto a device, and what is rehearsed meanwhile."""
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.counting_engine import CountingEngine
+from tests.test_stage1 import END, stage1_settings
+from tests.test_stage1 import TINY as SUNG
+from tests.test_stage2 import RESTRICTED
+from tests.test_stage2 import TINY as FILLED
+from tests.tiny_llama import CONFIG, write_checkpoint
+from yue_cli.engines import open_engine
+from yue_cli.engines.base import Engine
+from yue_cli.engines.native.carrier import Carrier
+from yue_cli.engines.native.config import LlamaConfig
+from yue_cli.engines.native.engine import NativeEngine
+from yue_cli.engines.native.loader import load
+from yue_cli.engines.native.model import Weights
+from yue_cli.engines.native.rehearsal import Rehearsal
+from yue_cli.stages import stage1, stage2
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_first_layer_is_told_with_all_that_is_no_layer(tied: bool, tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path, CONFIG | {"tie_word_embeddings": tied})
+    told: list[Weights] = []
+    weights = load(folder, LlamaConfig.read(folder), device=CPU, dtype=torch.float32, begun=told.append)
+    [first] = told
+    assert len(first.layers) == 1 < len(weights.layers)
+    assert first.layers[0] is weights.layers[0]
+    assert first.embedding is weights.embedding and first.norm is weights.norm and first.head is weights.head
+
+
+def test_nothing_is_rehearsed_on_a_cpu(tmp_path: Path) -> None:
+    rehearsed: list[Engine] = []
+    folder = write_checkpoint(tmp_path)
+    with_one = open_engine(
+        "native", folder, rows=1, length=9, device=CPU, dtype=torch.float32, rehearse=rehearsed.append
+    )
+    assert not rehearsed
+    assert with_one.prefill([np.arange(3)]).shape == (1, CONFIG["vocab_size"])
+
+
+def test_a_rehearsal_is_waited_for_and_may_fail() -> None:
+    weights, went_on, told = Weights(torch.ones(1, 1), [], torch.ones(1), torch.ones(1, 1)), threading.Event(), []
+
+    def rehearse(given: Weights) -> None:
+        assert went_on.wait(10)
+        told.append(given)
+        raise RuntimeError("a wrong note")
+
+    rehearsal = Rehearsal(rehearse)
+    rehearsal.begin(weights)
+    assert not told  # it goes on beside
+    went_on.set()
+    rehearsal.end()
+    assert told == [weights]
+
+
+def test_what_never_began_ends_at_once() -> None:
+    Rehearsal(lambda weights: None).end()
+
+
+@pytest.mark.parametrize(("strength", "songs"), [(1.0, 6), (1.5, 3)])
+def test_stage_1_rehearses_a_prompt_and_a_step_of_all_rows(strength: float, songs: int) -> None:
+    settings = stage1_settings(guidance_first=strength, guidance_later=strength)
+    engine = CountingEngine(vocabulary_size=40, rows=6)
+    stage1.rehearse(engine, SUNG, settings=settings, rules="yue")
+    assert engine.prefills == [[[END] * 300] * songs + [[END]] * (6 - songs)]
+    assert [len(step) for step in engine.steps] == [6]
+
+
+def test_stage_1_rehearses_in_a_short_engine() -> None:
+    stage1.rehearse(
+        CountingEngine(vocabulary_size=40, rows=2, length=20), SUNG, settings=stage1_settings(), rules="yue"
+    )
+
+
+@pytest.mark.parametrize("length", [200, 10_000])
+def test_stage_2_rehearses_a_frame_and_the_step_to_the_next(length: int) -> None:
+    engine = CountingEngine(rows=3, length=length)
+    stage2.rehearse(engine, FILLED, settings=RESTRICTED)
+    assert [len(prompt) for prompt in engine.prefills[0]] == [min(300, length - 19) + 4] * 3
+    assert {(len(step), len(step[0])) for step in engine.steps} == {(3, 1), (3, 2)}
+    assert engine.forwards == 14
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("source", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("columns", [16, 4099, 65_536])
+def test_a_carrier_copies_all_of_a_tensor(source: torch.dtype, columns: int) -> None:
+    carrier = Carrier(torch.device("cuda"))
+    tensors = [torch.randn(700, columns).to(source) for _ in range(3)]
+    targets = [torch.zeros(700, columns, dtype=torch.bfloat16, device="cuda") for _ in tensors]
+    targets.append(torch.zeros(columns, 700, dtype=torch.bfloat16, device="cuda").T)
+    tensors.append(tensors[0])
+    for tensor, target in zip(tensors, targets, strict=True):
+        carrier.copy(tensor, target)
+    for tensor, target in zip(tensors, targets, strict=True):
+        assert torch.equal(target.cpu(), tensor.to(torch.bfloat16))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("mode", ["eager", "graphs", "kernels"])
+def test_what_was_rehearsed_is_forgotten(mode: str, tmp_path: Path) -> None:
+    rehearsed: list[tuple[int, int]] = []
+
+    def rehearse(engine: Engine) -> None:
+        assert isinstance(engine, NativeEngine)
+        for prompt in (np.arange(200), np.arange(7)):
+            engine.prefill([prompt] * 10)
+            engine.step(torch.ones(10, 1, dtype=torch.int64, device="cuda"))
+        rehearsed.append((len(engine._opened().weights.layers), engine.rows))
+
+    folder, row = write_checkpoint(tmp_path), np.arange(100)
+    how = {"rows": 10, "length": 1400, "device": torch.device("cuda"), "dtype": torch.bfloat16, "mode": mode}
+    plain, prepared = (open_engine("native", folder, **how, rehearse=each) for each in (None, rehearse))  # type: ignore[arg-type]
+    assert rehearsed == [(1, 10)]
+    ids = torch.full((10, 1), 5, device="cuda")
+    for engine in (plain, prepared):
+        engine.prefill([row] * 10)
+    assert torch.equal(plain.step(ids), prepared.step(ids))
