@@ -2,10 +2,14 @@
 
 import json
 import multiprocessing
+import os
 import sys
+import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
@@ -18,32 +22,46 @@ Figures = dict[str, Any]
 Part = Callable[[], Figures]
 
 
-def run(parts: Mapping[str, Part], out: Path, limit_s: float, preload: Sequence[str]) -> Figures:
-    """Run parts one after the other and return the figures of all by name; all are in `out` as soon as one ends.
+def run(
+    parts: Mapping[str, Part], out: Path, limit_s: float, preload: Sequence[str], gpus: Sequence[str | None] = (None,)
+) -> Figures:
+    """Run parts and return the figures of all by name; all are in `out` as soon as one ends.
 
-    limit_s: seconds, after which no part begins. preload: modules that are imported once, for all.
+    limit_s: seconds, after which no part begins. preload: modules that are imported once, for all. gpus: each takes the
+    next part as soon as it is free, and is the only one that this part sees; None: what all see.
     """
     # One process loads the libraries, and every part's process begins as a copy of it.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(preload))
     report: Figures = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "command": " ".join(sys.argv)}
-    began = time.perf_counter()
-    for name, part in parts.items():
-        spent = time.perf_counter() - began
-        if spent > limit_s:
-            report[name] = {"failed": "not begun: the time was over"}
-            continue
-        print(f"\n{name} ({spent:.0f} s)", flush=True)
-        report[name] = _run_apart(context, part)
-        report[name]["took_s"] = round(time.perf_counter() - began - spent, 1)
-        print(f"  {json.dumps(report[name])[:2000]}", flush=True)
-        out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    began, waiting, lock = time.perf_counter(), deque(parts.items()), threading.Lock()
+
+    def take_parts(gpu: str | None) -> None:
+        while True:
+            with lock:
+                if not waiting:
+                    return
+                name, part = waiting.popleft()
+            spent = time.perf_counter() - began
+            if spent > limit_s:
+                found: Figures = {"failed": "not begun: the time was over"}
+            else:
+                print(f"\n{name} ({spent:.0f} s)", flush=True)
+                found = _run_apart(context, part, gpu)
+                found["took_s"] = round(time.perf_counter() - began - spent, 1)
+            with lock:
+                report[name] = found | ({} if gpu is None else {"gpu": gpu})
+                print(f"  {name}: {json.dumps(found)[:2000]}", flush=True)
+                out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+    with ThreadPoolExecutor(len(gpus)) as pool:
+        list(pool.map(take_parts, gpus))
     return report
 
 
-def _run_apart(context: ForkServerContext, part: Part) -> Figures:
+def _run_apart(context: ForkServerContext, part: Part, gpu: str | None) -> Figures:
     here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_answer, args=(there, part))
+    process = context.Process(target=_answer, args=(there, part, gpu))
     process.start()
     there.close()
     try:
@@ -59,8 +77,10 @@ def _run_apart(context: ForkServerContext, part: Part) -> Figures:
         process.join()
 
 
-def _answer(there: Connection, part: Part) -> None:
+def _answer(there: Connection, part: Part, gpu: str | None) -> None:
     """Do one part and send its figures, or why there are none."""
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     try:
         there.send(part())
     except Exception as error:  # whatever it is, it goes into the report

@@ -1,10 +1,11 @@
-"""Every figure that the native engine is to reach, beside both baselines, on one GPU and in one run.
+"""Every figure that the native engine is to reach, beside both baselines, in one run.
 
     pip install -e '.[bench]' exllamav2
-    python -m benchmarks.targets --out targets.json [--parts ours/bf16 …] [--limit 200] [--device cuda]
+    python -m benchmarks.targets --out targets.json [--parts ours/stage1-bf16 …] [--limit 200] [--gpus 0 1]
 
 All models have the published sizes and random weights. Each part runs in a process of its own, which cannot harm the
 others, and all its figures are in the file as soon as it ends; when --limit seconds are over, no more parts begin.
+With several GPUs each part still has one, and the next part goes to whichever is free.
 Targets were set for an H200, whose memory was read at 4.49 TB/s; "here" is what the same share of this card's
 bandwidth would give. A whole song through the command is `benchmarks/full_song.py`.
 """
@@ -51,10 +52,12 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=parts, default=list(parts))
     parser.add_argument("--limit", type=float, default=200.0, help="seconds, after which no part begins")
     parser.add_argument("--device", default="cuda")
+    parser.add_argument("--gpus", nargs="+", default=[None], help="by number, that share the parts")
     parser.add_argument("--layers", type=int, default=32, help="of the baselines")
     arguments = parser.parse_args()
     chosen = {name: partial(parts[name], arguments.device, arguments.layers) for name in arguments.parts}
-    report = run(chosen, arguments.out, arguments.limit, ["torch", "yue_cli.bench", "yue_cli.workbench"])
+    preload = ["torch", "yue_cli.bench", "yue_cli.workbench"]
+    report = run(chosen, arguments.out, arguments.limit, preload, arguments.gpus)
     print("", *table(report), sep="\n", flush=True)
     arguments.out.write_text(json.dumps(report | {"table": table(report)}, indent=1) + "\n", encoding="utf-8")
 

@@ -65,6 +65,7 @@ def test_products_compile(name: str, kind: type, rows: int, capability: int) -> 
     types |= dict.fromkeys(("rows", "outs", "facts_stride"), "i32") | ({"facts": facts} if facts else {})
     types |= {"norm": "*bf16", "scaled": read, "new_squares": "*fp32"} if added else {}
     types |= {"squares": "*fp32"} if normalized else {}
+    types |= {"shares": "*fp32", "arrived": "*i32"} if tile.split > 1 else {}
     constants = {
         "INS": inner,
         "ROWS": tiles.rows_taken(bits, rows),
@@ -77,6 +78,7 @@ def test_products_compile(name: str, kind: type, rows: int, capability: int) -> 
         "GATED": gated,
         "ADD": added,
         "PREPARED": added,
+        "SHARE": tile.share(inner),
         "AHEAD": tiles.ahead(inner * bits // 8),
         "CHAINED": capability >= 90,
     }

@@ -134,6 +134,26 @@ def test_products_with_quantized_weights(dtype: torch.dtype, kind: type, rows: i
 
 
 @needs_device
+@pytest.mark.parametrize("rows", [2, 20])
+@pytest.mark.parametrize("split", [2, 3])
+def test_products_whose_columns_are_shared(
+    dtype: torch.dtype, rows: int, split: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Six blocks of columns, the last of them cut; twice, for counters have to be zeros again."""
+    tile = tiles.Tile(16, 128, warps=4, stages=2, split=split)
+    monkeypatch.setattr(tiles, "find", lambda *asked: tile)
+    x, weight = draw(rows, 704, dtype=dtype), draw(128, 704, scale=704**-0.5, dtype=dtype)
+    norm = Norm(1 + draw(128, scale=0.1, dtype=dtype), EPSILON)
+    counters = torch.zeros(8, dtype=torch.int32, device=DEVICE)
+    for _ in range(2):
+        residual = Residual(torch.zeros(rows, 128, dtype=dtype, device=DEVICE), counters=counters)
+        add_product(residual, x, weight, norm)
+        torch.testing.assert_close(residual.x.float(), x.float() @ weight.float().T, atol=CLOSE[dtype], rtol=0)
+        assert not counters.any()
+    assert residual.squares is None or torch.allclose(residual.squares.sum(0), residual.x.float().square().sum(1))
+
+
+@needs_device
 @pytest.mark.parametrize("kind", [Int8Weight, Int4Weight])
 @pytest.mark.parametrize("columns", [384, 1024])
 def test_quantized_weights_become_the_same_numbers(dtype: torch.dtype, kind: type, columns: int) -> None:

@@ -34,6 +34,8 @@ def test_a_tile_fits_its_matrix(outs: int, inner: int, rows: int, gated: bool, i
         assert steps & (steps - 1) == 0
         if kind is Tensor:
             assert tile.inner < 2 * inner
+        assert 0 < inner - (tile.split - 1) * tile.share(inner) <= tile.share(inner)  # what is left for the last
+        assert tile.split == 1 or (kind is Tensor and not gated and tile.share(inner) % tile.inner == 0)
 
 
 @pytest.mark.parametrize("rows", [2, 20, 64])

@@ -25,6 +25,8 @@ class FusedStep:
         groups, bits = config.heads // config.key_value_heads, model.caches[0].bits
         self.cut = tiles.attention_cut(groups, bits, chain.is_hopper(device))
         self._arrived = torch.zeros(rows, config.key_value_heads, dtype=torch.int32, device=device)
+        widest = max(config.hidden, (config.heads + 2 * config.key_value_heads) * config.head_size)
+        self._counters = torch.zeros(widest // tiles.LEAST_COLUMNS, dtype=torch.int32, device=device)
 
     def extent(self, needed: int) -> int:
         """Tell how many places to look at: the kernels find out on the device what is filled."""
@@ -35,7 +37,8 @@ class FusedStep:
         model = self._model
         count = ids.shape[1]
         layers = model.weights.layers
-        residual = Residual(F.embedding(ids.view(-1), model.weights.embedding))  # [R n, hidden]
+        x = F.embedding(ids.view(-1), model.weights.embedding)  # [R n, hidden]
+        residual = Residual(x, counters=self._counters)
         outer = [self._norm(layer.attention_norm, layer.qkv) for layer in layers]
         outer.append(self._norm(model.weights.norm, head))
         for norm, following, layer, cache in zip(outer, outer[1:], layers, model.caches, strict=False):

@@ -50,6 +50,8 @@ def product(
     norm,  # [outs]; this and the next two are used if PREPARED
     scaled,  # [rows, outs]
     new_squares,  # float32 [programs, rows]
+    shares,  # float32 [programs in a row, outs, ROWS]; this and the next are used if SHARE < INS
+    arrived,  # int32 [programs]: shares that are there; zeros before and after
     rows,
     outs,
     INS: tl.constexpr,
@@ -63,15 +65,17 @@ def product(
     GATED: tl.constexpr,  # y is silu(gate) * other: SwiGLU
     ADD: tl.constexpr,  # to what y holds
     PREPARED: tl.constexpr,  # y is to be normalized next: scale it by that norm's weights, and sum its squares
+    SHARE: tl.constexpr,  # columns of x that a program takes, some blocks; all of them if GATED or fewer BITS than 16
     AHEAD: tl.constexpr,  # bytes of each row of the weight that are asked for before x is there
     CHAINED: tl.constexpr,
 ):
-    """Compute y = x @ weight.T for BLOCK_OUT columns, all rows.
+    """Compute y = x @ weight.T for BLOCK_OUT columns, all rows; several programs may share the columns of x.
 
     The weights are the left operand: they fill the long side of the tensor cores' tiles, the few rows the short one.
     """
     out = tl.program_id(0) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
-    _begin_product(weight, outs, BLOCK_OUT, INS // 2 if BITS == 4 else INS, AHEAD, GATED, CHAINED)
+    begin = tl.program_id(1) * SHARE
+    _begin_product(weight + begin, outs, BLOCK_OUT, INS // 2 if BITS == 4 else INS, AHEAD, GATED, CHAINED)
     row = tl.arange(0, ROWS)
     is_row = row < rows
     place = row[None, :] * outs + out[:, None]
@@ -85,11 +89,24 @@ def product(
     if PREPARED:
         scale = tl.load(norm + out)
     if BITS == 16:
-        total, other = _blocks(x, weight, rows, outs, INS, ROWS, BLOCK_OUT, BLOCK_IN, GATED)
+        stop = tl.minimum(begin + SHARE, INS)
+        total, other = _blocks(x, weight, begin, stop, rows, outs, INS, ROWS, BLOCK_OUT, BLOCK_IN, GATED)
     else:
         total, other = _groups(
             x, weight, facts, facts_stride, rows, outs, INS, ROWS, BLOCK_OUT, BLOCK_IN, GROUP, BITS, STAGES, GATED
         )
+    if SHARE < INS:
+        # Whoever is last adds up all shares, in their order. What others wrote is not in its own cache.
+        SHARES: tl.constexpr = (INS + SHARE - 1) // SHARE
+        share = shares + out[:, None] * ROWS + row[None, :]
+        tl.store(share + tl.program_id(1) * outs * ROWS, total)
+        tl.debug_barrier()
+        if tl.atomic_add(arrived + tl.program_id(0), 1, sem="acq_rel") < SHARES - 1:
+            return
+        tl.store(arrived + tl.program_id(0), 0)
+        total = tl.load(share, cache_modifier=".cg")
+        for number in tl.static_range(1, SHARES):
+            total += tl.load(share + number * outs * ROWS, cache_modifier=".cg")
     if PARTS > 0:
         factor = (1 / tl.sqrt(tl.sum(parts, 0) / INS + epsilon))[None, :]
         total *= factor
@@ -111,6 +128,8 @@ def product(
 def _blocks(
     x,
     weight,
+    begin,
+    stop,
     rows,
     outs,
     INS: tl.constexpr,
@@ -119,7 +138,10 @@ def _blocks(
     BLOCK_IN: tl.constexpr,
     GATED: tl.constexpr,
 ):
-    """Multiply a block of columns after the other; GATED: with the others as well. float32 [BLOCK_OUT, ROWS], twice."""
+    """Multiply a block of columns after the other, from `begin` to `stop`: float32 [BLOCK_OUT, ROWS].
+
+    GATED: twice, the gates and the others.
+    """
     row, inner = tl.arange(0, ROWS), tl.arange(0, BLOCK_IN)
     out = tl.program_id(0) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
     weights = weight + out[:, None] * INS + inner[None, :]
@@ -128,7 +150,7 @@ def _blocks(
     other = tl.zeros((BLOCK_OUT, ROWS), tl.float32)
     is_row = (row < rows)[None, :]
     WHOLE: tl.constexpr = INS % BLOCK_IN == 0
-    for start in range(0, INS, BLOCK_IN):
+    for start in range(begin, stop, BLOCK_IN):
         is_inner = None if WHOLE else (start + inner < INS)[None, :]
         nothing = None if WHOLE else 0.0
         is_input = is_row if WHOLE else is_row & (start + inner < INS)[:, None]

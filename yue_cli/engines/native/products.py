@@ -31,6 +31,7 @@ class Residual:
     x: Tensor  # [tokens, width]
     scaled: Tensor | None = None  # x times the weights of that norm, as the product after it reads it
     squares: Tensor | None = None  # float32 [parts, tokens]: they add up to the sum of x's squares
+    counters: Tensor | None = None  # int32, zeros: of programs that share a product; None: made for each
 
     def last(self, count: int) -> "Residual":
         """Take the last of every `count` tokens."""
@@ -39,7 +40,7 @@ class Residual:
         x, scaled, squares = self.x[count - 1 :: count], None, None
         if self.scaled is not None and self.squares is not None:
             scaled, squares = self.scaled[count - 1 :: count], self.squares[:, count - 1 :: count].contiguous()
-        return Residual(x.contiguous(), None if scaled is None else scaled.contiguous(), squares)
+        return Residual(x.contiguous(), None if scaled is None else scaled.contiguous(), squares, self.counters)
 
 
 def read_dtype(weight: Matrix, dtype: torch.dtype) -> torch.dtype:
@@ -69,9 +70,9 @@ def project_normed(
     y = x.new_empty(len(x), len(weight) // 2 if gated else len(weight), dtype=dtype or x.dtype)
     if residual.scaled is None:
         normal = normalize(x, norm, read_dtype(weight, x.dtype))
-        _multiply(normal, weight, y, tile, gated=gated)
+        _multiply(residual, normal, weight, y, tile, gated=gated)
     else:
-        _multiply(residual.scaled, weight, y, tile, squares=residual.squares, epsilon=norm.epsilon, gated=gated)
+        _multiply(residual, residual.scaled, weight, y, tile, epsilon=norm.epsilon, gated=gated)
     return y
 
 
@@ -83,7 +84,7 @@ def add_product(residual: Residual, x: Tensor, weight: Matrix, following: Norm) 
         if y.dtype != torch.float16:  # which may be too narrow for what is not normalized
             residual.scaled = torch.empty_like(y, dtype=following.dtype)
             residual.squares = y.new_empty(y.shape[1] // tile.out, len(y), dtype=torch.float32)
-        _multiply(x, weight, y, tile, prepared=residual, following=following)
+        _multiply(residual, x, weight, y, tile, following=following)
     elif isinstance(weight, Tensor):
         y.addmm_(x, weight.T)
     else:
@@ -133,22 +134,33 @@ def _tile(x: Tensor, weight: Matrix, gated: bool = False) -> tiles.Tile | None:
 
 
 def _multiply(
+    residual: Residual,
     x: Tensor,
     weight: Matrix,
     y: Tensor,
     tile: tiles.Tile,
     *,
-    squares: Tensor | None = None,
     epsilon: float = 0.0,
     gated: bool = False,
-    prepared: Residual | None = None,
     following: Norm | None = None,
 ) -> None:
-    """Write a product into y. squares: normalize x by these. prepared: add to y, and prepare for what is following."""
+    """Write a product into y.
+
+    x: what is scaled in the residual, to be normalized by its squares, or anything. following: add to y, which is the
+    residual's, and prepare it for this norm.
+    """
+    squares = residual.squares if x is residual.scaled else None
+    prepared = residual if following is not None else None
     tokens, inner = x.shape
     outs = y.shape[1]
     values, facts, bits = _parts(weight)
-    kernels.product[outs // tile.out,](
+    padded = tiles.rows_taken(bits, tokens)
+    programs, share = outs // tile.out, tile.share(inner)
+    shares = counters = None
+    if tile.split > 1:
+        shares = y.new_empty(tile.split, outs, padded, dtype=torch.float32)
+        counters = y.new_zeros(programs, dtype=torch.int32) if residual.counters is None else residual.counters
+    kernels.product[programs, tile.split](
         x,
         values,
         facts,
@@ -159,10 +171,12 @@ def _multiply(
         None if following is None else following.weight,
         None if prepared is None else prepared.scaled,
         None if prepared is None else prepared.squares,
+        shares,
+        counters,
         tokens,
         outs,
         INS=inner,
-        ROWS=tiles.rows_taken(bits, tokens),
+        ROWS=padded,
         BLOCK_OUT=tile.out,
         BLOCK_IN=tile.inner,
         GROUP=GROUP,
@@ -172,7 +186,8 @@ def _multiply(
         GATED=gated,
         ADD=prepared is not None,
         PREPARED=prepared is not None and prepared.scaled is not None,
-        AHEAD=tiles.ahead(values.shape[1] * values.itemsize),
+        SHARE=share,
+        AHEAD=tiles.ahead(min(share, inner - (tile.split - 1) * share) * bits // 8),
         num_warps=tile.warps,
         num_stages=tile.stages,
         **chain.link(x.device, tile.is_chained),

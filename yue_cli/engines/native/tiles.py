@@ -13,6 +13,7 @@ from yue_cli.engines.native.quantized import Int4Weight, Int8Weight
 
 MOST_ROWS = 64  # of a product by a kernel; more are PyTorch's business
 LEAST_ROWS = {16: 16, 8: 8, 4: 8}  # that tensor cores take, by the bits of a weight; fewer are filled up
+LEAST_COLUMNS = 16  # of the result, that tensor cores take
 FEWEST_ROWS = 2  # with four bits, so many rows or fewer are not: their columns are cut into quarters
 
 
@@ -25,6 +26,11 @@ class Tile:
     warps: int
     stages: int  # loads under way
     is_chained: bool = True  # it begins before the kernel before has ended; some are faster apart
+    split: int = 1  # programs that share the columns of x, which are then read less often
+
+    def share(self, inner: int) -> int:
+        """Count the columns that each of these programs takes; the last may take fewer."""
+        return inner if self.split == 1 else _quotient(_quotient(inner, self.inner), self.split) * self.inner
 
 
 @dataclass(frozen=True)
@@ -76,10 +82,12 @@ def product_tile(outs: int, inner: int, rows: int, gated: bool, is_hopper: bool)
         tile = Tile(columns, 256 if rows <= 32 else 128, warps=4, stages=3 if gated else 4)
     elif gated:
         tile = Tile(64, 128, warps=4, stages=5 if rows <= 16 else 4)
+    elif inner > outs and outs <= 2048:
+        tile = Tile(64, 128, warps=4, stages=6 if rows <= 32 else 5, split=4)
     elif outs <= 2048:
         tile = Tile(16, 512 if rows <= 32 else 256, warps=4, stages=4)
     elif inner > outs:
-        tile = Tile(64, 256, warps=4, stages=4 if rows <= 32 else 3)
+        tile = Tile(64, 256, warps=4, stages=4 if rows <= 32 else 3, split=2)
     elif outs <= 4096:
         tile = Tile(32, 512, warps=4, stages=4 if rows <= 16 else 3)
     else:
@@ -125,4 +133,14 @@ def _fitted(tile: Tile, outs: int, inner: int) -> Tile | None:
     columns = tile.out
     while outs % columns:
         columns //= 2
-    return replace(tile, out=columns, inner=min(tile.inner, padded(inner, 16))) if columns >= 16 else None
+    if columns < LEAST_COLUMNS:
+        return None
+    block = min(tile.inner, padded(inner, 16))
+    blocks = _quotient(inner, block)
+    # Nobody's share is empty.
+    return replace(tile, out=columns, inner=block, split=_quotient(blocks, _quotient(blocks, tile.split)))
+
+
+def _quotient(count: int, size: int) -> int:
+    """Divide and round up."""
+    return -(-count // size)
