@@ -120,12 +120,12 @@ class Attention:
         used = torch.tensor(self.filled, device=CUDA)
         before = used - self.count
         q = qkv.view(rows, self.count, -1, config.head_size)[:, :, : config.heads]
-        table = step.cut
+        table = tiles.attention_cut(self.groups, caches[0].bits, rows * config.key_value_heads, chain.is_hopper(CUDA))
 
         def launch(cut: tiles.Cut | None) -> None:
-            step.cut = cut or table
-            for cache in caches:
-                step._attend(qkv, cache, before, self.count, BF16)
+            with patch.object(tiles, "attention_cut", lambda *_: cut or table):
+                for cache in caches:
+                    step._attend(qkv, cache, before, self.count, BF16)
 
         def by_library() -> None:
             flash = attention.Flash(used.int())

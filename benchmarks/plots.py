@@ -25,6 +25,7 @@ from yue_cli.vocab import FRAME_RATE
 
 WAYS = {  # label: parts of stage 1 and of stage 2
     "the original": ("original/stage1", "original/stage2"),
+    "YuE-exllamav2": ("exl2/stage1", "exl2/stage2"),
     "bfloat16": ("ours/stage1-bf16", "ours/stage2-bf16"),
     "8 bits, keys and values too in stage 2": ("ours/stage1-8bit", "ours/stage2-int8-cache"),
     "4 bits, keys and values in 8 in stage 2": ("ours/stage1-4bit", "ours/stage2-int8-cache"),
@@ -36,7 +37,7 @@ MEASURED_S = 60.0  # of music, by the parts of stage 2
 def main() -> None:
     source, target = map(Path, sys.argv[1:])
     report = json.loads(source.read_text(encoding="utf-8"))
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
     for label, parts in WAYS.items():
         token_s = token_seconds(report[parts[0]])
         left.plot(*zip(*[(context, 1000 * each) for context, each in token_s], strict=True), marker="o", label=label)
@@ -48,7 +49,7 @@ def main() -> None:
     right.set(xlabel="music, s", ylabel="computed, s", yscale="log")
     for axes in (left, right):
         axes.grid(True, which="both", alpha=0.3)
-    right.legend(fontsize="small")
+    figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
     figure.suptitle(f"{report['bandwidth']['device']}, random weights of the published sizes")
     figure.savefig(target, dpi=90)
 

@@ -139,7 +139,7 @@ def time_us(calls: Callable[[], object]) -> float:
 def variants(prepared: Prepared, candidate: Any, fetches: bool) -> dict[str, float]:
     """Time a candidate without the chain, and with other amounts fetched ahead where weights are."""
     launch, found = partial(prepared.launch, candidate), {}
-    with patch.object(chain, "link", lambda device: {"CHAINED": False}):
+    with patch.object(chain, "link", lambda *_: {"CHAINED": False}):
         found["launched apart"] = time_us(launch)
     for size in AHEAD if fetches else ():
         # A power of two that is no longer than a row.
@@ -153,7 +153,11 @@ def candidates(case: Case) -> list[Any]:
     if isinstance(case, Attention):
         cuts = itertools.product((2, 4, 8, 16, 32), (64, 128), (2, 4, 8), (2, 3), (None, 96, 128))
         least = 16 if case.cache == "auto" else 32  # keys of a warp, that tensor cores take
-        return [tiles.Cut(*cut) for cut in cuts if cut[1] // cut[2] >= least]
+        return [
+            tiles.Cut(*cut, stages=stages, registers=registers)
+            for *cut, stages, registers in cuts
+            if cut[1] // cut[2] >= least
+        ]
     outs, inner, gated = case.shape
     wide = 2 if gated else 1
     if case.kind == "plain":

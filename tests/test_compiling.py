@@ -95,20 +95,23 @@ def test_norms_compile(capability: int) -> None:
 
 @pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize("bits", [16, 8, 6, 4])
-@pytest.mark.parametrize(("heads", "shared", "count"), [(32, 4, 1), (16, 16, 1), (16, 16, 2)])
-def test_attention_compiles(heads: int, shared: int, count: int, bits: int, capability: int) -> None:
-    compile_attention(heads, shared, count, 128, bits, capability)
+@pytest.mark.parametrize(
+    ("heads", "shared", "rows", "count"), [(32, 4, 2, 1), (32, 4, 32, 1), (16, 16, 20, 1), (16, 16, 20, 2)]
+)
+def test_attention_compiles(heads: int, shared: int, rows: int, count: int, bits: int, capability: int) -> None:
+    compile_attention(heads, shared, rows, count, 128, bits, capability)
 
 
 @pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize("bits", [8, 6, 4])
 @pytest.mark.parametrize(("shared", "size"), [(4, 32), (2, 64), (4, 256)])
 def test_attention_over_bytes_compiles_for_other_heads(shared: int, size: int, bits: int, capability: int) -> None:
-    compile_attention(4, shared, 1, size, bits, capability)
+    compile_attention(4, shared, 2, 1, size, bits, capability)
 
 
-def compile_attention(heads: int, shared: int, count: int, size: int, bits: int, capability: int) -> None:
-    groups, cut = heads // shared, tiles.attention_cut(heads // shared, bits, capability >= 90)
+def compile_attention(heads: int, shared: int, rows: int, count: int, size: int, bits: int, capability: int) -> None:
+    groups = heads // shared
+    cut = tiles.attention_cut(groups, bits, rows * shared, capability >= 90)
     kept = {16: "*bf16", 8: "*i8"}.get(bits, "*u8")
     types = dict.fromkeys(("keys", "values"), kept) | dict.fromkeys(("qkv", "y"), "*bf16")
     types |= dict.fromkeys(("cosine", "sine", "sums", "peaks"), "*fp32") | {"filled": "*i64", "arrived": "*i32"}
@@ -124,6 +127,7 @@ def compile_attention(heads: int, shared: int, count: int, size: int, bits: int,
         "BLOCK": cut.block,
         "WARPS": cut.warps,
         "BITS": bits,
+        "FIRST_LAST": cut.first_last,
         "HELD": cut.is_held,
         "CHAINED": capability >= 90,
     }

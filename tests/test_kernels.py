@@ -212,13 +212,24 @@ def test_steps(dtype: torch.dtype, cache: str, checkpoint: Path) -> None:
 
 
 @needs_device
-@pytest.mark.parametrize("is_held", [False, True])
-def test_steps_with_and_without_a_held_block(
-    dtype: torch.dtype, is_held: bool, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+def test_steps_are_the_same_whether_blocks_are_held(
+    dtype: torch.dtype, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    find = tiles.attention_cut
-    monkeypatch.setattr(tiles, "attention_cut", lambda *asked: replace(find(*asked), stages=2, is_held=is_held))
-    compare_steps(checkpoint, dtype, "auto", LOGITS_CLOSE[dtype])
+    """Chunks of no old key, of one block and of two, by small blocks."""
+    rows = [np.arange(length) for length in (1, 33, 250)]
+    ids = torch.tensor([[3], [4], [5]], device=DEVICE)
+    found = []
+    for is_held in (False, True):
+        cut = tiles.Cut(4, 32, warps=2, first_last=True, is_held=is_held)
+        monkeypatch.setattr(tiles, "attention_cut", lambda *asked, cut=cut: cut)
+        engine = open_engine("native", checkpoint, rows=3, length=260, device=DEVICE, dtype=dtype, mode="kernels")
+        engine.prefill(rows)
+        found.append(engine.step(ids))
+    assert torch.equal(*found)
+    monkeypatch.undo()
+    eager = open_engine("native", checkpoint, rows=3, length=260, device=DEVICE, dtype=dtype, mode="eager")
+    eager.prefill(rows)
+    torch.testing.assert_close(found[0], eager.step(ids), atol=LOGITS_CLOSE[dtype], rtol=0)
 
 
 @needs_device

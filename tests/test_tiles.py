@@ -46,10 +46,13 @@ def test_every_matrix_of_stage_1_has_one(outs: int, inner: int, gated: bool, kin
     assert tiles.find(kind, outs, inner, rows, gated, False) is not None
 
 
-def test_the_chunks_of_attention_do_not_depend_on_the_gpu() -> None:
+def test_the_chunks_of_attention_depend_on_neither_gpu_nor_rows() -> None:
     for groups, bits in itertools.product((1, 2, 8), (16, 8, 6, 4)):
-        cuts = [tiles.attention_cut(groups, bits, is_hopper) for is_hopper in (False, True)]
-        assert len({(cut.chunks, cut.block, cut.warps) for cut in cuts}) == 1
+        wanted = itertools.product((1, 8, 128), (False, True))
+        cuts = [tiles.attention_cut(groups, bits, keys, is_hopper) for keys, is_hopper in wanted]
+        assert len({(cut.chunks, cut.block, cut.warps, cut.first_last) for cut in cuts}) == 1
+        assert not any(cut.is_held and not cut.first_last for cut in cuts)
+        assert any(cut.is_held for cut in cuts) == (groups == 8 and bits == 16)
 
 
 def test_what_is_fetched_ahead_is_some_sixteens_of_a_row_and_never_more() -> None:

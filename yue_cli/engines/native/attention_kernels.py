@@ -36,7 +36,8 @@ def attend(
     BLOCK: tl.constexpr,  # keys at once; a chunk is some of these
     WARPS: tl.constexpr,  # each looks at its own part of a block, so that none waits for another
     BITS: tl.constexpr,  # of a number in the cache
-    HELD: tl.constexpr,  # a chunk's first block is loaded while the kernel before works; 16 BITS only
+    FIRST_LAST: tl.constexpr,  # a chunk's first block is looked at last; 16 BITS only
+    HELD: tl.constexpr,  # it is loaded while the kernel before works; FIRST_LAST only
     CHAINED: tl.constexpr,
 ):
     """Let the queries of one key head look at one chunk of its keys; whoever is last joins all chunks, in their order.
@@ -100,7 +101,7 @@ def attend(
             else:
                 peak, weights, total = look(
                     q, peak, weights, total, keys, values, held_keys, held_values, slots, first, stop, sharpness, SIZE,
-                    QUERIES, BLOCK, WARPS, HELD,
+                    QUERIES, BLOCK, WARPS, FIRST_LAST, HELD,
                 )  # fmt: skip
         if CHAINED:
             tl.extra.cuda.gdc_launch_dependents()

@@ -22,8 +22,6 @@ class FusedStep:
     def __init__(self, model: Llama, *, length: int) -> None:
         self._model, self._length = model, length
         config, device, rows = model.config, model.cosine.device, len(model.caches[0].keys)
-        groups, bits = config.heads // config.key_value_heads, model.caches[0].bits
-        self.cut = tiles.attention_cut(groups, bits, chain.is_hopper(device))
         self._arrived = torch.zeros(rows, config.key_value_heads, dtype=torch.int32, device=device)
         widest = max(config.hidden, (config.heads + 2 * config.key_value_heads) * config.head_size)
         self._counters = torch.zeros(widest // tiles.LEAST_COLUMNS, dtype=torch.int32, device=device)
@@ -64,7 +62,7 @@ class FusedStep:
         heads, shared, size = config.heads, config.key_value_heads, config.head_size
         tokens, rows, groups = len(qkv), len(qkv) // count, heads // shared
         scales = (cache.key_scales, cache.value_scales) if isinstance(cache, EightBitCache) else (None, None)
-        cut = self.cut
+        cut = tiles.attention_cut(groups, cache.bits, rows * shared, chain.is_hopper(qkv.device))
         assert cut.block <= BEHIND, f"blocks of {cut.block} keys end outside the cache"
         sums = torch.empty(rows, shared, cut.chunks, groups * count, size, dtype=torch.float32, device=qkv.device)
         peaks = torch.empty(rows, shared, cut.chunks, groups * count, 2, dtype=torch.float32, device=qkv.device)
@@ -92,6 +90,7 @@ class FusedStep:
             BLOCK=cut.block,
             WARPS=cut.warps,
             BITS=cache.bits,
+            FIRST_LAST=cut.first_last,
             HELD=cut.is_held,
             num_warps=cut.warps,
             num_stages=cut.stages,

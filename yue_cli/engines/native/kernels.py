@@ -138,9 +138,9 @@ def _blocks(
     BLOCK_IN: tl.constexpr,
     GATED: tl.constexpr,
 ):
-    """Multiply a block of columns after the other, from `begin` to `stop`: float32 [BLOCK_OUT, ROWS].
+    """Multiply a block of columns after the other, from `begin` to `stop`; GATED: with the others as well.
 
-    GATED: twice, the gates and the others.
+    Returns float32 [BLOCK_OUT, ROWS], twice.
     """
     row, inner = tl.arange(0, ROWS), tl.arange(0, BLOCK_IN)
     out = tl.program_id(0) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -37,7 +38,10 @@ class Loader:
     def __init__(self, folder: Path, places: Mapping[str, Path], device: torch.device, dtype: torch.dtype) -> None:
         """places: the file that holds each tensor."""
         self.folder, self.places, self.device, self.dtype = folder, places, device, dtype
-        self._carrier = Carrier(device)
+
+    @cached_property
+    def _carrier(self) -> Carrier:
+        return Carrier(self.device)
 
     def load(self, config: LlamaConfig, begun: Begun | None = None) -> Weights:
         hidden = config.hidden

@@ -34,6 +34,7 @@ def look(
     QUERIES: tl.constexpr,
     BLOCK: tl.constexpr,
     WARPS: tl.constexpr,
+    FIRST_LAST: tl.constexpr,
     HELD: tl.constexpr,
 ):
     """Look at the keys from `first` to `stop` too: the highest scores, sums of weights and of values.
@@ -47,9 +48,12 @@ def look(
     peak, weights = dealt_weights(peak, weights, WARPS, PART)
     total = dealt(total, WARPS)
     for start in range(first + BLOCK if HELD else first, stop, BLOCK):
-        k = tl.load(keys + (slots + start) * SIZE + key_at)
-        v = tl.load(values + (slots + start) * SIZE + value_at)
-        is_old = (start + key < stop)[:, :, None]
+        block = start
+        if FIRST_LAST and not HELD:
+            block = tl.where(start + BLOCK < stop, start + BLOCK, first)
+        k = tl.load(keys + (slots + block) * SIZE + key_at)
+        v = tl.load(values + (slots + block) * SIZE + value_at)
+        is_old = (block + key < stop)[:, :, None]
         peak, weights, total = _look_at_block(q, k, v, is_old, sharpness, peak, weights, total)
     if HELD:
         is_old = (first + key < stop)[:, :, None]

@@ -35,26 +35,33 @@ class Tile:
 
 @dataclass(frozen=True)
 class Cut:
-    """How attention cuts up the keys. All but `stages` and `registers` is part of the numbers: it orders the sums."""
+    """How attention cuts up the keys. All but the last three is part of the numbers: it orders the sums."""
 
     chunks: int  # of a row, at most
     block: int  # keys that a program looks at at once
     warps: int  # each looks at its part of a block: 16 keys or more, 32 of those in bytes
-    stages: int
+    first_last: bool = False  # a chunk's first block is looked at last, so that it may be held
+    stages: int = 2
     registers: int | None = None  # that a thread may have, so that more programs fit; None: what the compiler likes
-    is_held: bool = False  # a chunk's first block is loaded while the kernel before works, and looked at last
+    is_held: bool = False  # it is loaded while the kernel before works
 
 
+_AT_ONCE = 132  # programs that a large GPU runs at the same time: later ones would only wait for what they hold
 _AHEAD = 512  # bytes; more gets into the way of what is needed first
 
 
-def attention_cut(groups: int, bits: int, is_hopper: bool) -> Cut:
-    """Choose for a number of heads that share a key. Not for a number of rows: equal ids must give equal numbers.
+def attention_cut(groups: int, bits: int, keys: int, is_hopper: bool) -> Cut:
+    """Choose for a number of heads that share a key. What is part of the numbers knows no number of rows.
 
-    bits: of a number in the cache.
+    bits: of a number in the cache. keys: heads of keys, in all rows.
     """
+    if groups > 2 and bits > 8:
+        cut = Cut(16, 128, warps=4, first_last=True)
+        if is_hopper and cut.chunks * keys <= _AT_ONCE:
+            return replace(cut, is_held=True)
+        return replace(cut, stages=3) if is_hopper else cut
     if groups > 2:
-        return Cut(16, 128, warps=4, stages=2, is_held=is_hopper and bits > 8)
+        return Cut(16, 128, warps=4, stages=2)
     return Cut(2, 128, warps=4, stages=2, registers=96) if bits <= 8 else Cut(2, 64, warps=2, stages=3)
 
 
