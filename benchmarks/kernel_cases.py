@@ -120,7 +120,8 @@ class Attention:
         used = torch.tensor(self.filled, device=CUDA)
         before = used - self.count
         q = qkv.view(rows, self.count, -1, config.head_size)[:, :, : config.heads]
-        table = tiles.attention_cut(self.groups, caches[0].bits, rows * config.key_value_heads, chain.is_hopper(CUDA))
+        keys, about = rows * config.key_value_heads, (chain.is_hopper(CUDA), chain.multiprocessors(CUDA))
+        table = tiles.attention_cut(self.groups, caches[0].bits, keys, *about)
 
         def launch(cut: tiles.Cut | None) -> None:
             with patch.object(tiles, "attention_cut", lambda *_: cut or table):

@@ -54,8 +54,15 @@ def run(
                 print(f"  {name}: {json.dumps(found)[:2000]}", flush=True)
                 out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
+    if len(gpus) == 1:
+        take_parts(gpus[0])
+        return report
     with ThreadPoolExecutor(len(gpus)) as pool:
-        list(pool.map(take_parts, gpus))
+        try:
+            list(pool.map(take_parts, gpus))
+        except BaseException:  # such as Ctrl-C, which ends the parts at work
+            waiting.clear()
+            raise
     return report
 
 

@@ -41,6 +41,7 @@ from yue_cli.settings import CACHES
 Case = Product | Attention
 PARTS = 3  # processes that compile the candidates of one case
 TIMES = 8  # that a graph is played for each
+SPLITS = (1, 2, 4)  # programs that share the columns of x
 SHARED_BYTES = 200_000  # shared memory of one program, at most
 LEAST_PROGRAMS = 30  # of a product: fewer leave most of a GPU idle
 MOST_BYTES = 65_536  # of a weight, in one program's hands at once
@@ -153,25 +154,29 @@ def candidates(case: Case) -> list[Any]:
     if isinstance(case, Attention):
         cuts = itertools.product((2, 4, 8, 16, 32), (64, 128), (2, 4, 8), (2, 3), (None, 96, 128))
         least = 16 if case.cache == "auto" else 32  # keys of a warp, that tensor cores take
+        holds = (False, True) if case.cache == "auto" else (False,)
         return [
-            tiles.Cut(*cut, stages=stages, registers=registers)
+            tiles.Cut(*cut, first_last=is_held, stages=stages, registers=registers, is_held=is_held)
             for *cut, stages, registers in cuts
+            for is_held in holds
             if cut[1] // cut[2] >= least
         ]
     outs, inner, gated = case.shape
     wide = 2 if gated else 1
     if case.kind == "plain":
-        sizes = itertools.product((16, 32, 64, 128), (128, 256, 512), (4, 8), (3, 4, 5, 7))
+        sizes = itertools.product((16, 32, 64, 128), (128, 256, 512), (4, 8), (3, 4, 5, 6, 7))
         rows, bits = tiles.padded(case.rows, tiles.LEAST_ROWS[16]), 16
     else:
         sizes = itertools.product((16, 32, 64), (2 * GROUP, 4 * GROUP, 8 * GROUP), (2, 4, 8), (2, 3, 4))
         rows, bits = tiles.padded(case.rows, tiles.LEAST_ROWS[8]), 4 if case.kind == FOUR_BIT else 8
         inner = 8 * GROUP  # the kernel sees to what is left over
+    splits = SPLITS if case.kind == "plain" and not gated else SPLITS[:1]
     return [
-        tiles.Tile(out, depth, warps, stages)
+        tiles.Tile(out, depth, warps, stages, split=split)
         for out, depth, warps, stages in sizes
+        for split in splits
         if outs % out == 0 == inner % depth
-        and outs // out >= LEAST_PROGRAMS
+        and outs // out * split >= LEAST_PROGRAMS
         and out * depth * bits // 8 <= MOST_BYTES
         and (out * wide * bits // 8 + rows * BF16.itemsize) * depth * stages <= SHARED_BYTES
     ]

@@ -78,8 +78,8 @@ def test_products_compile(name: str, kind: type, rows: int, capability: int) -> 
         "GATED": gated,
         "ADD": added,
         "PREPARED": added,
-        "SHARE": tile.share(inner),
-        "AHEAD": tiles.ahead(inner * bits // 8),
+        "SHARE": tile.shares(inner)[0],
+        "AHEAD": tiles.ahead(tile.shares(inner)[-1] * bits // 8),
         "CHAINED": capability >= 90,
     }
     made = compiled(kernels.product, capability, types, constants, tile)
@@ -111,7 +111,7 @@ def test_attention_over_bytes_compiles_for_other_heads(shared: int, size: int, b
 
 def compile_attention(heads: int, shared: int, rows: int, count: int, size: int, bits: int, capability: int) -> None:
     groups = heads // shared
-    cut = tiles.attention_cut(groups, bits, rows * shared, capability >= 90)
+    cut = tiles.attention_cut(groups, bits, rows * shared, capability >= 90, 132)
     kept = {16: "*bf16", 8: "*i8"}.get(bits, "*u8")
     types = dict.fromkeys(("keys", "values"), kept) | dict.fromkeys(("qkv", "y"), "*bf16")
     types |= dict.fromkeys(("cosine", "sine", "sums", "peaks"), "*fp32") | {"filled": "*i64", "arrived": "*i32"}

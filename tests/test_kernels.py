@@ -139,8 +139,8 @@ def test_products_with_quantized_weights(dtype: torch.dtype, kind: type, rows: i
 def test_products_whose_columns_are_shared(
     dtype: torch.dtype, rows: int, split: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Six blocks of columns, the last of them cut; twice, for counters have to be zeros again."""
-    tile = tiles.Tile(16, 128, warps=4, stages=2, split=split)
+    """Several blocks of columns, the last of them cut; twice, for counters have to be zeros again."""
+    tile = tiles.Tile(16, 32, warps=4, stages=2, split=split)
     monkeypatch.setattr(tiles, "find", lambda *asked: tile)
     x, weight = draw(rows, 704, dtype=dtype), draw(128, 704, scale=704**-0.5, dtype=dtype)
     norm = Norm(1 + draw(128, scale=0.1, dtype=dtype), EPSILON)
@@ -150,7 +150,16 @@ def test_products_whose_columns_are_shared(
         add_product(residual, x, weight, norm)
         torch.testing.assert_close(residual.x.float(), x.float() @ weight.float().T, atol=CLOSE[dtype], rtol=0)
         assert not counters.any()
-    assert residual.squares is None or torch.allclose(residual.squares.sum(0), residual.x.float().square().sum(1))
+    if dtype != torch.float16:  # which is normalized before it is multiplied
+        assert residual.squares is not None and residual.scaled is not None
+        wide = residual.x.float()
+        torch.testing.assert_close(residual.squares.sum(0), wide.square().sum(1))
+        torch.testing.assert_close(residual.scaled.float(), wide * norm.weight.float(), atol=CLOSE[dtype], rtol=0)
+    following = draw(64, 128, scale=0.1, dtype=dtype)
+    found = project_normed(residual, norm, following)
+    expected = normed(residual.x, norm.weight) @ following.float().T
+    torch.testing.assert_close(found.float(), expected, atol=CLOSE[dtype], rtol=0)
+    assert not counters.any()
 
 
 @needs_device
@@ -215,21 +224,22 @@ def test_steps(dtype: torch.dtype, cache: str, checkpoint: Path) -> None:
 def test_steps_are_the_same_whether_blocks_are_held(
     dtype: torch.dtype, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Chunks of no old key, of one block and of two, by small blocks."""
+    """Chunks of no old key, of one block and of four, by small blocks; two ids, then one."""
     rows = [np.arange(length) for length in (1, 33, 250)]
-    ids = torch.tensor([[3], [4], [5]], device=DEVICE)
+    both, ids = torch.tensor([[1, 2], [3, 4], [5, 6]], device=DEVICE), torch.tensor([[3], [4], [5]], device=DEVICE)
     found = []
     for is_held in (False, True):
-        cut = tiles.Cut(4, 32, warps=2, first_last=True, is_held=is_held)
+        cut = tiles.Cut(2, 32, warps=2, first_last=True, is_held=is_held)
         monkeypatch.setattr(tiles, "attention_cut", lambda *asked, cut=cut: cut)
         engine = open_engine("native", checkpoint, rows=3, length=260, device=DEVICE, dtype=dtype, mode="kernels")
         engine.prefill(rows)
-        found.append(engine.step(ids))
+        found.append(torch.cat([engine.step(both), engine.step(ids)]))
     assert torch.equal(*found)
     monkeypatch.undo()
     eager = open_engine("native", checkpoint, rows=3, length=260, device=DEVICE, dtype=dtype, mode="eager")
     eager.prefill(rows)
-    torch.testing.assert_close(found[0], eager.step(ids), atol=LOGITS_CLOSE[dtype], rtol=0)
+    expected = torch.cat([eager.step(both), eager.step(ids)])
+    torch.testing.assert_close(found[0], expected, atol=LOGITS_CLOSE[dtype], rtol=0)
 
 
 @needs_device

@@ -1,6 +1,8 @@
 """How weights come onto a device, and what is rehearsed meanwhile."""
 
 import threading
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,8 @@ from yue_cli.engines.native.config import LlamaConfig
 from yue_cli.engines.native.engine import NativeEngine
 from yue_cli.engines.native.loader import load
 from yue_cli.engines.native.model import Weights
-from yue_cli.engines.native.rehearsal import Rehearsal
+from yue_cli.engines.native.rehearsal import Begun, load_and_rehearse
+from yue_cli.errors import CheckpointError
 from yue_cli.stages import stage1, stage2
 
 CPU = torch.device("cpu")
@@ -47,24 +50,56 @@ def test_nothing_is_rehearsed_on_a_cpu(tmp_path: Path) -> None:
     assert with_one.prefill([np.arange(3)]).shape == (1, CONFIG["vocab_size"])
 
 
-def test_a_rehearsal_is_waited_for_and_may_fail() -> None:
-    weights, went_on, told = Weights(torch.ones(1, 1), [], torch.ones(1), torch.ones(1, 1)), threading.Event(), []
-
-    def rehearse(given: Weights) -> None:
-        assert went_on.wait(10)
-        told.append(given)
-        raise RuntimeError("a wrong note")
-
-    rehearsal = Rehearsal(rehearse)
-    rehearsal.begin(weights)
-    assert not told  # it goes on beside
-    went_on.set()
-    rehearsal.end()
-    assert told == [weights]
+WEIGHTS = Weights(torch.ones(1, 1), [], torch.ones(1), torch.ones(1, 1))
 
 
-def test_what_never_began_ends_at_once() -> None:
-    Rehearsal(lambda weights: None).end()
+def test_the_first_layer_is_rehearsed_while_the_others_are_loaded() -> None:
+    rehearsed = threading.Event()
+    whole = replace(WEIGHTS, norm=torch.zeros(1))
+
+    def load_layers(begun: Begun) -> Weights:
+        begun(WEIGHTS)
+        assert rehearsed.wait(10), "the rehearsal waits for the last layer"
+        return whole
+
+    def rehearse(first: Weights) -> None:
+        assert first is WEIGHTS
+        rehearsed.set()
+        raise RuntimeError("a wrong note")  # which is heard when it counts
+
+    assert load_and_rehearse(load_layers, rehearse) is whole
+
+
+@pytest.mark.parametrize("with_layer", [False, True])
+def test_what_fails_while_loading_is_raised_when_the_rehearsal_is_over(with_layer: bool) -> None:
+    rehearsed: list[Weights] = []
+
+    def fail(begun: Begun) -> Weights:
+        if with_layer:
+            begun(WEIGHTS)
+        raise CheckpointError("a torn page")
+
+    with pytest.raises(CheckpointError, match="a torn page"):
+        load_and_rehearse(fail, rehearsed.append)
+    assert rehearsed == [WEIGHTS] * with_layer
+
+
+def test_an_interruption_of_a_rehearsal_does_not_wait_for_the_rest() -> None:
+    goes_on = threading.Event()
+
+    def load_layers(begun: Begun) -> Weights:
+        begun(WEIGHTS)
+        goes_on.wait(60)
+        return WEIGHTS
+
+    def interrupt(first: Weights) -> None:
+        raise KeyboardInterrupt
+
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        load_and_rehearse(load_layers, interrupt)
+    goes_on.set()
+    assert time.monotonic() - began < 10
 
 
 @pytest.mark.parametrize(("strength", "songs"), [(1.0, 6), (1.5, 3)])
@@ -80,6 +115,12 @@ def test_stage_1_rehearses_in_a_short_engine() -> None:
     stage1.rehearse(
         CountingEngine(vocabulary_size=40, rows=2, length=20), SUNG, settings=stage1_settings(), rules="yue"
     )
+
+
+def test_stage_2_leaves_out_what_does_not_fit() -> None:
+    engine = CountingEngine(rows=3, length=20)
+    stage2.rehearse(engine, FILLED, settings=RESTRICTED)
+    assert engine.forwards == 0
 
 
 @pytest.mark.parametrize("length", [200, 10_000])

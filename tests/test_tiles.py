@@ -34,8 +34,10 @@ def test_a_tile_fits_its_matrix(outs: int, inner: int, rows: int, gated: bool, i
         assert steps & (steps - 1) == 0
         if kind is Tensor:
             assert tile.inner < 2 * inner
-        assert 0 < inner - (tile.split - 1) * tile.share(inner) <= tile.share(inner)  # what is left for the last
-        assert tile.split == 1 or (kind is Tensor and not gated and tile.share(inner) % tile.inner == 0)
+        shares = tile.shares(inner)
+        assert sum(shares) == inner and len(shares) <= tile.split
+        assert shares[-1] > 0 and all(share == shares[0] for share in shares[:-1])
+        assert len(shares) == 1 or (kind is Tensor and not gated and shares[0] % tile.inner == 0)
 
 
 @pytest.mark.parametrize("rows", [2, 20, 64])
@@ -48,8 +50,8 @@ def test_every_matrix_of_stage_1_has_one(outs: int, inner: int, gated: bool, kin
 
 def test_the_chunks_of_attention_depend_on_neither_gpu_nor_rows() -> None:
     for groups, bits in itertools.product((1, 2, 8), (16, 8, 6, 4)):
-        wanted = itertools.product((1, 8, 128), (False, True))
-        cuts = [tiles.attention_cut(groups, bits, keys, is_hopper) for keys, is_hopper in wanted]
+        wanted = itertools.product((1, 8, 128), (False, True), (60, 132))
+        cuts = [tiles.attention_cut(groups, bits, *facts) for facts in wanted]
         assert len({(cut.chunks, cut.block, cut.warps, cut.first_last) for cut in cuts}) == 1
         assert not any(cut.is_held and not cut.first_last for cut in cuts)
         assert any(cut.is_held for cut in cuts) == (groups == 8 and bits == 16)

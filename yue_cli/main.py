@@ -105,9 +105,10 @@ def main() -> None:
 
 def _leave(code: int) -> NoReturn:
     """End the process at once: all is on disk, and what Python and PyTorch tidy up takes most of a second."""
-    with suppress(OSError, ValueError):  # nobody reads any more
-        sys.stdout.flush()
-        sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):  # what matters was printed at once
+            if stream is not None:
+                stream.flush()
     os._exit(code)
 
 

@@ -3,7 +3,7 @@
     pip install -e '.[bench]' exllamav2
     python -m benchmarks.baselines.exl2 [--stage stage1] [--contexts 1000 4000 7000] [--rows 20] [--flash]
 
-Needs a CUDA GPU; not run by us yet. Stage 1: one batch of two rows that are fed the same ids, the second with the
+Needs a CUDA GPU. Stage 1: one batch of two rows that are fed the same ids, the second with the
 prompt masked out and its positions moved, and exllamav2's own sampler on the CPU. Stage 2: windows in a batch, eight
 forwards a frame. `--flash` gives exllamav2 the FlashAttention-2 inside PyTorch where the package flash-attn is not
 installed; without it, stage 2 attends by a slower way.

@@ -4,9 +4,10 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
+from yue_cli.errors import StorageError
 from yue_cli.events import Event, Finished, Note, Progress, Warned
 
 if TYPE_CHECKING:
@@ -17,22 +18,28 @@ TOPIC_WIDTH = 9
 
 
 def answer(text: str) -> None:
-    """Print what was asked for."""
-    print(text)
+    """Print what was asked for, at once. Raises StorageError where it cannot be written, but not where nobody reads."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        pass
+    except OSError as error:
+        raise StorageError(f"the answer could not be written: {error.strerror}.") from error
 
 
 def answer_json(value: Mapping[str, Any]) -> None:
     """Print the one JSON object of a `--json` run, in ASCII, which no terminal or pipe can spoil."""
-    print(json.dumps(value))
+    answer(json.dumps(value))
 
 
 def report(kind: str, message: str, exit_code: int, as_json: bool) -> int:
     """Say in one line why a command ended early, and return its exit code."""
     if as_json:
-        answer_json({"error": {"kind": kind, "message": message, "exit_code": exit_code}})
-    else:
-        prefix = "interrupted" if exit_code == 130 else "error"
-        print(f"{prefix}: {message}" if message else prefix, file=sys.stderr)
+        with suppress(StorageError):  # then it is said where people look
+            answer_json({"error": {"kind": kind, "message": message, "exit_code": exit_code}})
+            return exit_code
+    prefix = "interrupted" if exit_code == 130 else "error"
+    print(f"{prefix}: {message}" if message else prefix, file=sys.stderr)
     return exit_code
 
 

@@ -109,7 +109,7 @@ def open_engine(
 
     cache: format of keys and values. mode: how steps are computed. capability: compute capability to count on, None
     for what the GPU has. The settings name their values. emit: hears of what takes long, and is done but once.
-    rehearse: what is done first with the engine; where that pays it is done once before, while weights are loaded.
+    rehearse: what is done first with the engine. On a GPU it is done once before, with one layer, while weights load.
     Raises EngineError for an engine that is not there or a mode that cannot be, OutOfMemory, CheckpointError for a
     bad folder.
     """

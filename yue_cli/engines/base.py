@@ -10,7 +10,7 @@ from torch import Tensor
 Head = tuple[range, ...]  # wanted rows of the output head; the logits' columns come in this order
 Pick = Callable[[Tensor], Tensor]  # logits float32 [R, columns] → ids int64 [R, 1]
 Advance = Callable[[Tensor], Tensor]  # ids int64 [R, n] → ids int64 [R, 1]
-Rehearse = Callable[["Engine"], None]  # does with an engine, for nothing, what is done first with one of these shapes
+Rehearse = Callable[["Engine"], None]  # takes, for nothing, the first steps that an engine of these rows will take
 
 
 class Engine(ABC):

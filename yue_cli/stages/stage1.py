@@ -122,14 +122,14 @@ def generate(
 
 
 def rehearse(engine: Engine, vocabulary: Vocabulary, *, settings: Stage1Settings, rules: str) -> None:
-    """Begin a segment with ids that mean nothing, in all rows, as `generate` begins its first."""
+    """Begin a segment with ids that mean nothing, for as many songs as there is room for, as `generate` begins it."""
     strength = settings.guidance_first
     guided = _is_guided(strength)
     songs = engine.rows // needed_rows(settings)
     allowed = allowed_ids(rules, vocabulary, engine.vocabulary_size)
     sampler = make_sampler(engine, vocabulary, allowed, settings, guided=guided, songs=songs)
     windows = [np.full(min(_REHEARSED_PROMPT, engine.length - _REHEARSED_TOKENS), vocabulary.end_of_audio)] * songs
-    sampler.begin(windows, strengths=[strength] * songs, noise=[Noise(0, 0)] * songs)
+    sampler.begin(windows, strengths=[strength] * songs, noise=[None] * songs)
     advance = engine.fuse(sampler.pick, sampler.head)
     end, limit = vocabulary.end_of_audio, _REHEARSED_TOKENS
     sample_until(engine, _rows(windows, guided), sampler, advance, end=end, limit=limit, songs=range(songs))

@@ -131,6 +131,8 @@ def rehearse(engine: Engine, vocabulary: Vocabulary, *, settings: Stage2Settings
     """Begin windows of codes that mean nothing, in all rows, as `decode` begins each batch."""
     assert settings.restrict_picks is not None, "settings must be resolved"
     frames = min(WINDOW_FRAMES, engine.length - _HEADER - CODEBOOKS * _REHEARSED_FRAMES)
+    if frames < _REHEARSED_FRAMES:
+        return
     given = np.full((engine.rows, frames), vocabulary.codebook_start, dtype=np.int64)
     prompts = np.stack([window_prompt(vocabulary, row) for row in given])
     choices = frame_choices(engine, vocabulary, settings.restrict_picks)

@@ -1,6 +1,7 @@
 """Brings tensors from files to a GPU: while it fetches a piece, all threads of the processor read the next one."""
 
 import itertools
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -18,10 +19,12 @@ class Carrier:
 
     def __init__(self, device: torch.device) -> None:
         self._stream: torch.cuda.Stream | None = None
-        if device.type == "cuda":
-            self._stream = torch.cuda.current_stream(device)
+        if device.type != "cuda":
+            return
+        with suppress(RuntimeError):  # some systems lend a GPU no main memory: then a copy is a copy there, too
             pieces = [torch.empty(_PIECE, dtype=torch.uint8, pin_memory=True) for _ in range(2)]
             self._turns = itertools.cycle([(piece, torch.cuda.Event()) for piece in pieces])
+            self._stream = torch.cuda.current_stream(device)
 
     def copy(self, source: Tensor, target: Tensor) -> None:
         """Copy source into a target of the same shape. It is there for whatever the current stream does next."""

@@ -20,6 +20,15 @@ def is_hopper(device: torch.device) -> bool:
 
 
 @lru_cache
+def multiprocessors(device: torch.device) -> int:
+    """Count a GPU's multiprocessors; 0 for what is no GPU."""
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return 0
+    count: int = torch.cuda.get_device_properties(device).multi_processor_count
+    return count
+
+
+@lru_cache
 def link(device: torch.device, wanted: bool = True) -> dict[str, bool]:
     """Tell a kernel, by further arguments, whether it is launched as a link of a chain: where it can be."""
     can = wanted and not kernels.INTERPRETED and is_hopper(device)

@@ -24,7 +24,7 @@ from yue_cli.engines.native.model import Llama, Span, Weights
 from yue_cli.engines.native.positioned import PositionedStep
 from yue_cli.engines.native.quantized import Matrix, Unpack, join
 from yue_cli.engines.native.recorder import Recorder
-from yue_cli.engines.native.rehearsal import Rehearsal
+from yue_cli.engines.native.rehearsal import Begun, load_and_rehearse
 from yue_cli.errors import OutOfMemory
 
 # Prompts are read in pieces of this many ids, one row after the other, so that a prompt's numbers depend on
@@ -99,6 +99,11 @@ class NativeEngine(Engine):
         modes.choose(mode, config, device=device, dtype=dtype, capability=modes.capability_of(device, capability))
         how: dict[str, Any] = {"rows": rows, "cache_format": cache_format, "mode": mode, "capability": capability}
 
+        def read(begun: Begun | None = None) -> Weights:
+            if config.is_random:
+                return invented.load(config, device=device, dtype=dtype, begun=begun)
+            return load(folder, config, device=device, dtype=dtype, begun=begun)
+
         def rehearse_with(first: Weights) -> None:
             assert rehearse is not None
             with torch.cuda.device(device):
@@ -108,14 +113,9 @@ class NativeEngine(Engine):
                 engine.close()
 
         held = cache.bytes_per_token(cache_format, config, dtype) * rows * length
-        rehearsal = Rehearsal(rehearse_with)
-        begun = rehearsal.begin if rehearse is not None and device.type == "cuda" else None
         with enough_memory(device, needs(config.weight_bytes(dtype.itemsize), held, rows, length)):
-            if config.is_random:
-                weights = invented.load(config, device=device, dtype=dtype, begun=begun)
-            else:
-                weights = load(folder, config, device=device, dtype=dtype, begun=begun)
-            rehearsal.end()
+            rehearses = rehearse is not None and device.type == "cuda"
+            weights = load_and_rehearse(read, rehearse_with) if rehearses else read()
             return cls(config, weights, length=length, **how)
 
     @property

@@ -62,7 +62,10 @@ class FusedStep:
         heads, shared, size = config.heads, config.key_value_heads, config.head_size
         tokens, rows, groups = len(qkv), len(qkv) // count, heads // shared
         scales = (cache.key_scales, cache.value_scales) if isinstance(cache, EightBitCache) else (None, None)
-        cut = tiles.attention_cut(groups, cache.bits, rows * shared, chain.is_hopper(qkv.device))
+        device = qkv.device
+        cut = tiles.attention_cut(
+            groups, cache.bits, rows * shared, chain.is_hopper(device), chain.multiprocessors(device)
+        )
         assert cut.block <= BEHIND, f"blocks of {cut.block} keys end outside the cache"
         sums = torch.empty(rows, shared, cut.chunks, groups * count, size, dtype=torch.float32, device=qkv.device)
         peaks = torch.empty(rows, shared, cut.chunks, groups * count, 2, dtype=torch.float32, device=qkv.device)

@@ -1,7 +1,7 @@
 """Reads a LLaMA's weights from safetensors files, one tensor at a time. The only file that knows their names."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -14,13 +14,11 @@ from yue_cli.engines.native.carrier import Carrier
 from yue_cli.engines.native.config import LlamaConfig
 from yue_cli.engines.native.model import Layer, Weights
 from yue_cli.engines.native.quantized import CLASSES, Matrix
+from yue_cli.engines.native.rehearsal import Begun
 from yue_cli.errors import CheckpointError
 
 INDEX_FILE = "model.safetensors.index.json"
 _PATTERN = "model*.safetensors"
-
-
-Begun = Callable[[Weights], None]  # is told of the first layer, with all that is no layer, while the others are loaded
 
 
 def load(
@@ -28,7 +26,8 @@ def load(
 ) -> Weights:
     """Load every weight as `dtype` onto `device`.
 
-    Never holds more than one tensor beside those already in place. Raises CheckpointError.
+    Never holds more than one tensor, and on a GPU 64 MiB of main memory, beside those already in place. begun: hears of
+    the first layer. Raises CheckpointError.
     """
     with torch.inference_mode():
         return Loader(folder, find_tensors(folder), device, dtype).load(config, begun)

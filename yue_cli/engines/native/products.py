@@ -155,12 +155,12 @@ def _multiply(
     outs = y.shape[1]
     values, facts, bits = _parts(weight)
     padded = tiles.rows_taken(bits, tokens)
-    programs, share = outs // tile.out, tile.share(inner)
+    programs, columns = outs // tile.out, tile.shares(inner)
     shares = counters = None
-    if tile.split > 1:
-        shares = y.new_empty(tile.split, outs, padded, dtype=torch.float32)
+    if len(columns) > 1:
+        shares = y.new_empty(len(columns), outs, padded, dtype=torch.float32)
         counters = y.new_zeros(programs, dtype=torch.int32) if residual.counters is None else residual.counters
-    kernels.product[programs, tile.split](
+    kernels.product[programs, len(columns)](
         x,
         values,
         facts,
@@ -186,8 +186,8 @@ def _multiply(
         GATED=gated,
         ADD=prepared is not None,
         PREPARED=prepared is not None and prepared.scaled is not None,
-        SHARE=share,
-        AHEAD=tiles.ahead(min(share, inner - (tile.split - 1) * share) * bits // 8),
+        SHARE=columns[0],
+        AHEAD=tiles.ahead(columns[-1] * bits // 8),
         num_warps=tile.warps,
         num_stages=tile.stages,
         **chain.link(x.device, tile.is_chained),

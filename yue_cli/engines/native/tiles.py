@@ -26,16 +26,17 @@ class Tile:
     warps: int
     stages: int  # loads under way
     is_chained: bool = True  # it begins before the kernel before has ended; some are faster apart
-    split: int = 1  # programs that share the columns of x, which are then read less often
+    split: int = 1  # programs, at the most, that share the columns of x, which are then read less often
 
-    def share(self, inner: int) -> int:
-        """Count the columns that each of these programs takes; the last may take fewer."""
-        return inner if self.split == 1 else _quotient(_quotient(inner, self.inner), self.split) * self.inner
+    def shares(self, inner: int) -> list[int]:
+        """List how many columns each of these programs takes: some blocks, and the last of them what is left."""
+        share = _quotient(_quotient(inner, self.inner), self.split) * self.inner
+        return [min(share, inner - start) for start in range(0, inner, share)]
 
 
 @dataclass(frozen=True)
 class Cut:
-    """How attention cuts up the keys. All but the last three is part of the numbers: it orders the sums."""
+    """How attention cuts up the keys. All but the last three are part of the numbers: they order the sums."""
 
     chunks: int  # of a row, at most
     block: int  # keys that a program looks at at once
@@ -46,18 +47,18 @@ class Cut:
     is_held: bool = False  # it is loaded while the kernel before works
 
 
-_AT_ONCE = 132  # programs that a large GPU runs at the same time: later ones would only wait for what they hold
 _AHEAD = 512  # bytes; more gets into the way of what is needed first
 
 
-def attention_cut(groups: int, bits: int, keys: int, is_hopper: bool) -> Cut:
+def attention_cut(groups: int, bits: int, keys: int, is_hopper: bool, multiprocessors: int) -> Cut:
     """Choose for a number of heads that share a key. What is part of the numbers knows no number of rows.
 
-    bits: of a number in the cache. keys: heads of keys, in all rows.
+    bits: of a number in the cache. keys: heads of keys, in all rows. multiprocessors: of the GPU.
     """
     if groups > 2 and bits > 8:
         cut = Cut(16, 128, warps=4, first_last=True)
-        if is_hopper and cut.chunks * keys <= _AT_ONCE:
+        # A program that holds a block has a multiprocessor to itself; one that comes later would only wait for it.
+        if is_hopper and cut.chunks * keys <= multiprocessors:
             return replace(cut, is_held=True)
         return replace(cut, stages=3) if is_hopper else cut
     if groups > 2:
@@ -140,12 +141,7 @@ def _fitted(tile: Tile, outs: int, inner: int) -> Tile | None:
     columns = tile.out
     while outs % columns:
         columns //= 2
-    if columns < LEAST_COLUMNS:
-        return None
-    block = min(tile.inner, padded(inner, 16))
-    blocks = _quotient(inner, block)
-    # Nobody's share is empty.
-    return replace(tile, out=columns, inner=block, split=_quotient(blocks, _quotient(blocks, tile.split)))
+    return replace(tile, out=columns, inner=min(tile.inner, padded(inner, 16))) if columns >= LEAST_COLUMNS else None
 
 
 def _quotient(count: int, size: int) -> int:
