@@ -109,8 +109,10 @@ class NativeEngine(Engine):
             with torch.cuda.device(device):
                 short = min(length, _REHEARSED + length % 16)  # kernels are compiled for multiples of 16, or others
                 engine = cls(replace(config, layers=1), first, length=short, is_rehearsal=True, **how)
-                rehearse(engine)
-                engine.close()
+                try:
+                    rehearse(engine)
+                finally:
+                    engine.close()
 
         held = cache.bytes_per_token(cache_format, config, dtype) * rows * length
         with enough_memory(device, needs(config.weight_bytes(dtype.itemsize), held, rows, length)):
