@@ -212,7 +212,7 @@ def _no_code(found: int, segment: int, expected: range) -> ArtifactError:
 
 
 def _rows(windows: Sequence[np.ndarray], guided: bool) -> list[np.ndarray]:
-    """List what the rows of all songs begin with."""
+    """List what the rows of all songs begin with: windows int64 [n], then, if guided, the unconditional rows."""
     # YuE infer.py: the unconditional row begins with the last id of the prompt, at position 0.
     return [*windows, *[window[-1:] for window in windows]] if guided else [*windows]
 

@@ -67,9 +67,9 @@ class FusedStep:
             groups, cache.bits, rows * shared, chain.is_hopper(device), chain.multiprocessors(device)
         )
         assert cut.block <= BEHIND, f"blocks of {cut.block} keys end outside the cache"
-        sums = torch.empty(rows, shared, cut.chunks, groups * count, size, dtype=torch.float32, device=qkv.device)
-        peaks = torch.empty(rows, shared, cut.chunks, groups * count, 2, dtype=torch.float32, device=qkv.device)
-        attended = torch.empty(tokens, heads * size, dtype=dtype, device=qkv.device)
+        sums = torch.empty(rows, shared, cut.chunks, groups * count, size, dtype=torch.float32, device=device)
+        peaks = torch.empty(rows, shared, cut.chunks, groups * count, 2, dtype=torch.float32, device=device)
+        attended = torch.empty(tokens, heads * size, dtype=dtype, device=device)
         attention_kernels.attend[cut.chunks, shared, rows](
             qkv,
             model.cosine,
@@ -98,6 +98,6 @@ class FusedStep:
             num_warps=cut.warps,
             num_stages=cut.stages,
             maxnreg=cut.registers,
-            **chain.link(qkv.device),
+            **chain.link(device),
         )
         return attended

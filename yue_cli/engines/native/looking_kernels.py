@@ -63,7 +63,7 @@ def look(
 
 @triton.jit
 def block_places(SIZE: tl.constexpr, BLOCK: tl.constexpr, WARPS: tl.constexpr):
-    """Tell where the keys and the values of a block lie, each warp's part of it, and which keys those are."""
+    """Tell where keys [WARPS, PART, SIZE] and values [WARPS, SIZE, PART] of a block lie; which keys: [WARPS, PART]."""
     PART: tl.constexpr = BLOCK // WARPS
     feature, place = tl.arange(0, SIZE), tl.arange(0, PART)
     begin = (tl.arange(0, WARPS) * PART)[:, None]
@@ -75,7 +75,10 @@ def block_places(SIZE: tl.constexpr, BLOCK: tl.constexpr, WARPS: tl.constexpr):
 
 @triton.jit
 def _look_at_block(q, k, v, is_old, sharpness, peak, weights, total):
-    """Look at the keys of a block that are old, that is, there before this step."""
+    """Look at the keys of a block that are old, that is, there before this step: is_old [WARPS, PART, 1].
+
+    k and v as `block_places` says. Returns peak, weights and total with what was found, of the shapes that they had.
+    """
     scores = tl.dot(k, q, input_precision="ieee") * sharpness
     scores = tl.where(is_old, scores, float("-inf"))
     higher = tl.maximum(peak, tl.max(scores, 1))
