@@ -13,7 +13,7 @@ from benchmarks.agreement import SHAPES
 from yue_cli.engines.native import attention, chain, fused, tiles
 from yue_cli.engines.native.cache import Cache, EightBitCache, make
 from yue_cli.engines.native.model import Llama, Weights
-from yue_cli.engines.native.products import Norm, Residual, add_product, project_normed, read_dtype
+from yue_cli.engines.native.products import Norm, Residual, add_product, find_tile, project_normed, read_dtype
 from yue_cli.engines.native.quantized import CLASSES
 from yue_cli.models import EIGHT_BIT, FOUR_BIT
 from yue_cli.settings import CACHES
@@ -85,7 +85,7 @@ class Product:
         return Prepared(
             launch,
             matrices[0].nbytes,
-            tiles.find(type(matrices[0]), outs, inner, self.rows, gated, chain.is_hopper(CUDA)),
+            find_tile(x, matrices[0], gated),
             "cuBLAS",
             (lambda: [F.linear(x, weight) for weight in weights]) if is_plain else None,
         )

@@ -163,6 +163,13 @@ def candidates(case: Case) -> list[Any]:
         ]
     outs, inner, gated = case.shape
     wide = 2 if gated else 1
+    if case.kind == FOUR_BIT and case.rows <= tiles.FEW_ROWS:
+        few = itertools.product((4, 8, 16, 32), (2, 4, 8, 16), (1, 2, 3, 4, 6, 8), (False, True))
+        return [
+            tiles.FewRows(out, warps, stages, is_late)
+            for out, warps, stages, is_late in few
+            if 8 <= out * wide <= 32 and outs % out == 0 and (stages - 1) * warps < inner // GROUP
+        ]
     if case.kind == "plain":
         sizes = itertools.product((16, 32, 64, 128), (128, 256, 512), (4, 8), (3, 4, 5, 6, 7))
         rows, bits = tiles.padded(case.rows, tiles.LEAST_ROWS[16]), 16
@@ -185,7 +192,7 @@ def candidates(case: Case) -> list[Any]:
 def taken(best: dict[Case, Any], cache: str) -> ExitStack:
     """Let the engine take what was found, where something was, until the context ends."""
     find, cut = tiles.find, tiles.attention_cut
-    products: dict[tuple[Any, ...], tiles.Tile] = {}
+    products: dict[tuple[Any, ...], Any] = {}
     cuts: dict[int, tiles.Cut] = {}
     for case, found in best.items():
         if isinstance(case, Product):
@@ -194,7 +201,7 @@ def taken(best: dict[Case, Any], cache: str) -> ExitStack:
         elif case.cache == cache:
             cuts.setdefault(case.groups, found)
     stack = ExitStack()
-    stack.enter_context(patch.object(tiles, "find", lambda *asked: products.get(asked[:-1]) or find(*asked)))
+    stack.enter_context(patch.object(tiles, "find", lambda *asked: products.get(asked[:5]) or find(*asked)))
     stack.enter_context(patch.object(tiles, "attention_cut", lambda *asked: cuts.get(asked[0]) or cut(*asked)))
     return stack
 

@@ -5,7 +5,7 @@ from torch import Tensor
 
 triton = pytest.importorskip("triton")
 
-from yue_cli.engines.native import attention_kernels, kernels, tiles  # noqa: E402
+from yue_cli.engines.native import attention_kernels, kernels, products, tiles  # noqa: E402
 from yue_cli.engines.native.formats import GROUP  # noqa: E402
 from yue_cli.engines.native.quantized import Int4Weight, Int8Weight  # noqa: E402
 
@@ -30,9 +30,15 @@ PRODUCTS = {  # of the published models: columns of the result, inputs, gated
 }
 
 
-def compiled(kernel, capability: int, types: dict[str, str], constants: dict, tile: tiles.Tile | tiles.Cut):
+def compiled(
+    kernel,
+    capability: int,
+    types: dict[str, str],
+    constants: dict,
+    tile: tiles.Tile | tiles.FewRows | tiles.Cut,
+    language: type = triton.compiler.ASTSource,
+):
     from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
 
     signature = {name: types.get(name, "constexpr") for name in kernel.arg_names}
     aligned = {
@@ -41,7 +47,7 @@ def compiled(kernel, capability: int, types: dict[str, str], constants: dict, ti
         if signature[name].startswith("*") or name == "places"
     }
     absent = {name: None for name in kernel.arg_names if name not in types and name not in constants}
-    source = ASTSource(kernel, signature=signature, constexprs=constants | absent, attrs=aligned)
+    source = language(kernel, signature=signature, constexprs=constants | absent, attrs=aligned)
     options = {"num_warps": tile.warps, "num_stages": tile.stages, "maxnreg": getattr(tile, "registers", None)}
     return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
 
@@ -68,7 +74,7 @@ def test_products_compile(name: str, kind: type, rows: int, capability: int) -> 
     types |= {"shares": "*fp32", "arrived": "*i32"} if tile.split > 1 else {}
     constants = {
         "INS": inner,
-        "ROWS": tiles.rows_taken(bits, rows),
+        "ROWS": tiles.padded(rows, tiles.LEAST_ROWS[bits]),
         "BLOCK_OUT": tile.out,
         "BLOCK_IN": tile.inner,
         "GROUP": GROUP,
@@ -83,6 +89,38 @@ def test_products_compile(name: str, kind: type, rows: int, capability: int) -> 
         "CHAINED": capability >= 90,
     }
     made = compiled(kernels.product, capability, types, constants, tile)
+    assert made.metadata.shared <= LARGEST_SHARED[capability]
+
+
+@pytest.mark.skipif(not products.KNOWS_FEW, reason="needs Triton 3.6, which has the language of that kernel")
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_products_of_few_rows_compile(name: str, capability: int) -> None:
+    from triton.experimental.gluon._runtime import GluonASTSource
+
+    outs, inner, gated = PRODUCTS[name]
+    tile = tiles.find(Int4Weight, outs, inner, 2, gated, capability >= 90, knows_few=True)
+    assert isinstance(tile, tiles.FewRows)
+    added, normalized = name.endswith(("output", "down")), name.endswith(("qkv", "up", "head"))
+    types = {"x": "*fp16", "weight": "*u8", "facts": "*i32", "y": "*fp16" if gated else "*bf16", "epsilon": "fp32"}
+    types |= dict.fromkeys(("rows", "outs", "facts_stride"), "i32")
+    types |= {"norm": "*bf16", "scaled": "*fp16", "new_squares": "*fp32"} if added else {}
+    types |= {"squares": "*fp32"} if normalized else {}
+    constants = {
+        "INS": inner,
+        "BLOCK_OUT": tile.out,
+        "WARPS": tile.warps,
+        "STAGES": tile.stages,
+        "PADDED_GROUPS": tile.padded_groups(inner),
+        "PARTS": 64 if normalized else 0,
+        "PADDED_PARTS": 64,
+        "GATED": gated,
+        "ADD": added,
+        "PREPARED": added,
+        "LATE": tile.is_late,
+        "CHAINED": capability >= 90,
+    }
+    made = compiled(products.few_kernels.product, capability, types, constants, tile, GluonASTSource)
     assert made.metadata.shared <= LARGEST_SHARED[capability]
 
 

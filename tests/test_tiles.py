@@ -40,6 +40,20 @@ def test_a_tile_fits_its_matrix(outs: int, inner: int, rows: int, gated: bool, i
         assert len(shares) == 1 or (kind is Tensor and not gated and shares[0] % tile.inner == 0)
 
 
+@given(outs=st.integers(1, 700).map(lambda n: 16 * n), groups=st.integers(1, 100), gated=st.booleans())
+def test_a_tile_for_few_rows_fits_its_matrix(outs: int, groups: int, gated: bool) -> None:
+    tile = tiles.find(Int4Weight, outs, GROUP * groups, tiles.FEW_ROWS, gated, True, knows_few=True)
+    assert isinstance(tile, tiles.FewRows)
+    assert outs % tile.out == 0
+    lines = 2 * tile.out if gated else tile.out
+    assert lines in (8, 16, 32)  # what its layouts are for
+    assert (tile.stages - 1) * tile.warps < groups  # else it would load what is not there
+    assert groups <= tile.padded_groups(GROUP * groups) < 2 * (groups + tile.warps)
+    for rows, knows_few in ((tiles.FEW_ROWS + 1, True), (tiles.FEW_ROWS, False)):
+        other = tiles.find(Int4Weight, outs, GROUP * groups, rows, gated, True, knows_few)
+        assert isinstance(other, tiles.Tile)
+
+
 @pytest.mark.parametrize("rows", [2, 20, 64])
 @pytest.mark.parametrize("kind", [Int8Weight, Int4Weight, Tensor])
 @pytest.mark.parametrize(("outs", "inner", "gated"), PUBLISHED)

@@ -191,17 +191,13 @@ def _groups(
     STEP: tl.constexpr = BLOCK_IN // GROUP
     WORD: tl.constexpr = 8 if BITS == 8 else 16  # bits that are loaded as one number
     WORDS: tl.constexpr = GROUP * BITS // WORD  # of a group of a line
-    # Few rows with four bits: a column for each quarter of a group's inputs, so that tensor cores are not fed zeros.
-    QUARTERED: tl.constexpr = BITS == 4 and ROWS == 2
-    COLUMNS: tl.constexpr = 4 * ROWS if QUARTERED else ROWS
-    step, place, column = tl.arange(0, STEP), tl.arange(0, WORDS), tl.arange(0, COLUMNS)
-    row, quarter = column % ROWS, (column // ROWS)[None, None, :]
+    step, place, row = tl.arange(0, STEP), tl.arange(0, WORDS), tl.arange(0, ROWS)
     side = tl.arange(0, WIDE)
     line = tl.program_id(0) * BLOCK_OUT + side % BLOCK_OUT + tl.where(side < BLOCK_OUT, 0, outs)
     words = weight if BITS == 8 else weight.to(tl.pointer_type(tl.uint16))
     weights = words + line[None, :, None] * (INS * BITS // WORD) + place[None, None, :]
-    inputs = x + row[None, None, :] * INS + quarter * WORDS + place[None, :, None]
-    sums = tl.zeros((STEP, WIDE, COLUMNS), tl.float32)
+    inputs = x + row[None, None, :] * INS + place[None, :, None]
+    sums = tl.zeros((STEP, WIDE, ROWS), tl.float32)
     for start in tl.range(0, INS // GROUP, STEP, num_stages=STAGES):
         group = (start + step)[:, None, None]
         is_group = group < INS // GROUP
@@ -216,27 +212,17 @@ def _groups(
             scales, zeros = both << 16, both & -65536  # as a float32 would begin with them
             one, two, three, four = _levels(tile, KIND, RAISED)
             ones = _ones(tile, KIND)
-            if QUARTERED:
-                products = tl.dot(one, first, input_precision="ieee")
-                products = tl.where(quarter == 1, tl.dot(two, first, input_precision="ieee"), products)
-                products = tl.where(quarter == 2, tl.dot(three, first, input_precision="ieee"), products)
-                products = tl.where(quarter == 3, tl.dot(four, first, input_precision="ieee"), products)
-                plain = tl.dot(ones, first, input_precision="ieee")
-                products = (products - RAISED * plain) * tl.where(quarter % 2 == 0, 1.0, 1 / 16)
-            else:
-                second = tl.load(inputs + group * GROUP + WORDS, mask=is_input, other=0.0)
-                third = tl.load(inputs + group * GROUP + 2 * WORDS, mask=is_input, other=0.0)
-                fourth = tl.load(inputs + group * GROUP + 3 * WORDS, mask=is_input, other=0.0)
-                low = tl.dot(three, third, tl.dot(one, first, input_precision="ieee"), input_precision="ieee")
-                high = tl.dot(four, fourth, tl.dot(two, second, input_precision="ieee"), input_precision="ieee")
-                low_plain = tl.dot(ones, third, tl.dot(ones, first, input_precision="ieee"), input_precision="ieee")
-                high_plain = tl.dot(ones, fourth, tl.dot(ones, second, input_precision="ieee"), input_precision="ieee")
-                products = low - RAISED * low_plain + (high - RAISED * high_plain) * (1 / 16)
-                plain = low_plain + high_plain
+            second = tl.load(inputs + group * GROUP + WORDS, mask=is_input, other=0.0)
+            third = tl.load(inputs + group * GROUP + 2 * WORDS, mask=is_input, other=0.0)
+            fourth = tl.load(inputs + group * GROUP + 3 * WORDS, mask=is_input, other=0.0)
+            low = tl.dot(three, third, tl.dot(one, first, input_precision="ieee"), input_precision="ieee")
+            high = tl.dot(four, fourth, tl.dot(two, second, input_precision="ieee"), input_precision="ieee")
+            low_plain = tl.dot(ones, third, tl.dot(ones, first, input_precision="ieee"), input_precision="ieee")
+            high_plain = tl.dot(ones, fourth, tl.dot(ones, second, input_precision="ieee"), input_precision="ieee")
+            products = low - RAISED * low_plain + (high - RAISED * high_plain) * (1 / 16)
+            plain = low_plain + high_plain
             sums += scales.to(tl.float32, bitcast=True) * products + zeros.to(tl.float32, bitcast=True) * plain
     total = tl.sum(sums, 0)
-    if QUARTERED:
-        total = tl.sum(tl.reshape(total, (WIDE, 4, ROWS)), 1)
     if BITS == 8:
         total *= tl.load(facts + line)[:, None]
     other = total

@@ -14,6 +14,11 @@ from yue_cli.engines.native.formats import GROUP
 from yue_cli.engines.native.model import linear
 from yue_cli.engines.native.quantized import Int4Weight, Int8Weight, Matrix, QuantizedWeight
 
+# What those kernels are written in is new and still changes: Triton's versions with which they compile.
+KNOWS_FEW = (3, 6) <= kernels.TRITON <= (3, 9) and not kernels.INTERPRETED
+if KNOWS_FEW:
+    from yue_cli.engines.native import few_kernels
+
 
 @dataclass(frozen=True)
 class Norm:
@@ -60,7 +65,7 @@ def project_normed(
     gated: the weight holds gates and others, one under the other; the answer is silu(gate) * other, half as wide.
     dtype: of the answer, else that of what is there.
     """
-    x, tile = residual.x, _tile(residual.x, weight, gated)
+    x, tile = residual.x, find_tile(residual.x, weight, gated)
     if tile is None:
         y = linear(F.rms_norm(x, x.shape[-1:], norm.weight, norm.epsilon), weight, unpack)
         if gated:
@@ -78,7 +83,7 @@ def project_normed(
 
 def add_product(residual: Residual, x: Tensor, weight: Matrix, following: Norm) -> None:
     """Add the product of x [tokens, in] and weight [out, in]. following: the norm that comes next."""
-    tile, y = _tile(x, weight), residual.x
+    tile, y = find_tile(x, weight), residual.x
     residual.scaled = residual.squares = None
     if tile is not None:
         if y.dtype != torch.float16:  # which may be too narrow for what is not normalized
@@ -128,9 +133,10 @@ def unpack(weight: QuantizedWeight, dtype: torch.dtype) -> Tensor:
     return y
 
 
-def _tile(x: Tensor, weight: Matrix, gated: bool = False) -> tiles.Tile | None:
-    outs = len(weight) // 2 if gated else len(weight)
-    return tiles.find(type(weight), outs, x.shape[1], len(x), gated, chain.is_hopper(x.device))
+def find_tile(x: Tensor, weight: Matrix, gated: bool = False) -> tiles.Tile | tiles.FewRows | None:
+    """Choose how x [tokens, in] is multiplied; None where that is PyTorch's business."""
+    outs, knows_few = len(weight) // 2 if gated else len(weight), KNOWS_FEW and x.dtype != torch.float32
+    return tiles.find(type(weight), outs, x.shape[1], len(x), gated, chain.is_hopper(x.device), knows_few)
 
 
 def _multiply(
@@ -138,7 +144,7 @@ def _multiply(
     x: Tensor,
     weight: Matrix,
     y: Tensor,
-    tile: tiles.Tile,
+    tile: tiles.Tile | tiles.FewRows,
     *,
     epsilon: float = 0.0,
     gated: bool = False,
@@ -154,13 +160,7 @@ def _multiply(
     tokens, inner = x.shape
     outs = y.shape[1]
     values, facts, bits = _parts(weight)
-    padded = tiles.rows_taken(bits, tokens)
-    programs, columns = outs // tile.out, tile.shares(inner)
-    shares = counters = None
-    if len(columns) > 1:
-        shares = y.new_empty(len(columns), outs, padded, dtype=torch.float32)
-        counters = y.new_zeros(programs, dtype=torch.int32) if residual.counters is None else residual.counters
-    kernels.product[programs, len(columns)](
+    given = (
         x,
         values,
         facts,
@@ -171,21 +171,48 @@ def _multiply(
         None if following is None else following.weight,
         None if prepared is None else prepared.scaled,
         None if prepared is None else prepared.squares,
+    )
+    wanted = {
+        "INS": inner,
+        "BLOCK_OUT": tile.out,
+        "PARTS": 0 if squares is None else len(squares),
+        "GATED": gated,
+        "ADD": prepared is not None,
+        "PREPARED": prepared is not None and prepared.scaled is not None,
+    }
+    if isinstance(tile, tiles.FewRows):
+        few_kernels.product[outs // tile.out,](
+            *given,
+            tokens,
+            outs,
+            **wanted,
+            WARPS=tile.warps,
+            STAGES=tile.stages,
+            PADDED_GROUPS=tile.padded_groups(inner),
+            PADDED_PARTS=tiles.padded(wanted["PARTS"], 1),
+            LATE=tile.is_late,
+            num_warps=tile.warps,
+            **chain.link(x.device),
+        )
+        return
+    padded = tiles.padded(tokens, tiles.LEAST_ROWS[bits])
+    programs, columns = outs // tile.out, tile.shares(inner)
+    shares = counters = None
+    if len(columns) > 1:
+        shares = y.new_empty(len(columns), outs, padded, dtype=torch.float32)
+        counters = y.new_zeros(programs, dtype=torch.int32) if residual.counters is None else residual.counters
+    kernels.product[programs, len(columns)](
+        *given,
         shares,
         counters,
         tokens,
         outs,
-        INS=inner,
+        **wanted,
         ROWS=padded,
-        BLOCK_OUT=tile.out,
         BLOCK_IN=tile.inner,
         GROUP=GROUP,
         BITS=bits,
         STAGES=tile.stages,
-        PARTS=0 if squares is None else len(squares),
-        GATED=gated,
-        ADD=prepared is not None,
-        PREPARED=prepared is not None and prepared.scaled is not None,
         SHARE=columns[0],
         AHEAD=tiles.ahead(columns[-1] * bits // 8),
         num_warps=tile.warps,

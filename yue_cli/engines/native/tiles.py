@@ -14,7 +14,7 @@ from yue_cli.engines.native.quantized import Int4Weight, Int8Weight
 MOST_ROWS = 64  # of a product by a kernel; more are PyTorch's business
 LEAST_ROWS = {16: 16, 8: 8, 4: 8}  # that tensor cores take, by the bits of a weight; fewer are filled up
 LEAST_COLUMNS = 16  # of the result, that tensor cores take
-FEWEST_ROWS = 2  # with four bits, so many rows or fewer are not: their columns are cut into quarters
+FEW_ROWS = 2  # that, with four bits, have a kernel of their own: `few_kernels.py`
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,20 @@ class Tile:
         """List how many columns each of these programs takes: some blocks, and the last of them what is left."""
         share = _quotient(_quotient(inner, self.inner), self.split) * self.inner
         return [min(share, inner - start) for start in range(0, inner, share)]
+
+
+@dataclass(frozen=True)
+class FewRows:
+    """One program's part of a product of one row or two with weights in four bits."""
+
+    out: int  # columns of the result: lines of the weight, or, where it is gated, half of them
+    warps: int
+    stages: int  # groups of columns that each warp has under way
+    is_late: bool = False  # it lets the kernel after it begin when most of its work is done, not at once
+
+    def padded_groups(self, inner: int) -> int:
+        """Count the groups that all warps take in whole steps, rounded up to a power of two."""
+        return padded(_quotient(inner // GROUP, self.warps) * self.warps, 1)
 
 
 @dataclass(frozen=True)
@@ -71,13 +85,18 @@ def ahead(row_bytes: int) -> int:
     return min(_AHEAD, row_bytes // 16 * 16)
 
 
-def find(kind: type, outs: int, inner: int, rows: int, gated: bool, is_hopper: bool) -> Tile | None:
+def find(
+    kind: type, outs: int, inner: int, rows: int, gated: bool, is_hopper: bool, knows_few: bool = False
+) -> Tile | FewRows | None:
     """Choose the tile of a product, None where there is no kernel for it.
 
-    kind: class of the weight. outs: columns of the result. inner: columns of x.
+    kind: class of the weight. outs: columns of the result. inner: columns of x. knows_few: is the kernel for few rows
+    there?
     """
     if rows > MOST_ROWS:
         return None
+    if kind is Int4Weight and rows <= FEW_ROWS and knows_few:
+        return few_rows(outs, inner, gated)
     if kind in (Int8Weight, Int4Weight):
         return quantized_tile(kind, outs, inner, rows, gated)
     return product_tile(outs, inner, rows, gated, is_hopper) if issubclass(kind, Tensor) else None
@@ -113,14 +132,24 @@ def quantized_tile(kind: type, outs: int, inner: int, rows: int, gated: bool) ->
     columns = 32 if kind is Int4Weight and outs % 32 == 0 and not gated else 16
     if inner > outs:
         return Tile(columns, 8 * GROUP, warps=4, stages=4, is_chained=kind is Int8Weight)
+    if kind is Int8Weight and inner == outs:
+        return Tile(columns, 8 * GROUP, warps=4, stages=4)
     if kind is Int8Weight:
         return Tile(columns, 4 * GROUP, warps=4 if gated else 2, stages=4)
     return Tile(columns, 8 * GROUP, warps=4, stages=3)
 
 
-def rows_taken(bits: int, rows: int) -> int:
-    """Tell how many rows a product computes for so many, by the bits of a weight."""
-    return FEWEST_ROWS if bits == 4 and rows <= FEWEST_ROWS else padded(rows, LEAST_ROWS[bits])
+def few_rows(outs: int, inner: int, gated: bool) -> FewRows | None:
+    """Choose how one row or two are multiplied with weights in four bits; None where groups or lines do not fit."""
+    if inner % GROUP or outs % 16:
+        return None
+    if gated:
+        tile = FewRows(8, warps=2, stages=2)
+    elif inner > outs:
+        tile = FewRows(8, warps=8, stages=3)
+    else:
+        tile = FewRows(16, warps=8, stages=2, is_late=outs <= inner)
+    return replace(tile, stages=min(tile.stages, _quotient(inner // GROUP, tile.warps)))
 
 
 def padded(count: int, least: int) -> int:
