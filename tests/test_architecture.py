@@ -40,6 +40,7 @@ LEVELS = [
     [
         "segments",
         "plan",
+        "driver",
         "machine",
         "tiny",
         "toy",

@@ -1,12 +1,13 @@
 """From flags to songs: reads what is wanted, makes it, and tells about it."""
 
+import gc
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
 import typer
 
-from yue_cli import models, presets
+from yue_cli import driver, models, presets
 from yue_cli import plan as plans
 from yue_cli.commands import closing, dry_run
 from yue_cli.commands.console import Console, answer, answer_json, counted, duration
@@ -39,8 +40,10 @@ def fulfil(request: Request) -> None:
         songs = reader.read(folders)  # again: another process may have changed a folder until now
         if not request.fine:  # a copy is no song: nothing is asked for later
             reader.store(folders)
+        driver.wake(songs[0].wanted.settings.execution.device)
         from yue_cli.pipeline import Pipeline, Workbench  # loads torch
 
+        gc.freeze()  # what was imported stays: to look through it again and again would take a quarter of a second
         benches = [
             Workbench(each.project, each.wanted, home(), console.emit, console.detail, request.offline, each.label)
             for each in songs
