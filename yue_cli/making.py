@@ -23,7 +23,7 @@ from yue_cli.workbench import TITLES, Order, Workbench
 SOUNDS = ("mix", *TRACKS)
 CREDIT = "AI-generated with YuE by HKUST/M-A-P"
 COARSE = 1  # codebooks that stage 1 reads
-_SPARE = 4 * 10**9  # bytes that a stage leaves, where decoders are opened beside it: three times what they take
+_SPARE = 4 * 10**9  # bytes that a stage leaves, where decoders are opened beside it: four times what they take
 HOW_TO_SPLIT = "split the mix with audio-separator, then --vocal and --instrumental"
 
 
