@@ -59,6 +59,8 @@ def make_stage2(orders: Sequence[Order]) -> None:
             budget.explained(bench, "stage2"),
             bench.engine("stage2", model, rows=rows, length=length, rehearse=rehearse) as engine,
         ):
+            if orders[0].then == "audio":
+                making.open_ahead(bench)
             for filler in fillers:
                 _begin(filler)
             began = time.perf_counter()
@@ -67,8 +69,7 @@ def make_stage2(orders: Sequence[Order]) -> None:
                 stage2.Task(both, filler.windows, filler.seats or [], dict(filler.filled))
                 for both, filler in zip(tracks, lacking, strict=True)
             ]
-            emit = making.opening_ahead(bench) if orders[0].then == "audio" else bench.emit
-            for batch in stage2.decode(engine, vocabulary, tasks, settings=bench.settings.stage2, emit=emit):
+            for batch in stage2.decode(engine, vocabulary, tasks, settings=bench.settings.stage2, emit=bench.emit):
                 for number, filled in batch.items():
                     _keep(lacking[number], filled)
             seconds = (time.perf_counter() - began) / len(lacking)

@@ -13,7 +13,7 @@ import numpy as np
 from yue_cli import machine, mixing, plan
 from yue_cli.artifacts import TRACKS, Tokens, encode_array, read_tokens, sha256_json
 from yue_cli.audio_files import read_audio, write_audio
-from yue_cli.events import Emit, Event, Warned
+from yue_cli.events import Warned
 from yue_cli.foreign import ForeignStage, part_strangers, take_in
 from yue_cli.stages import decode, reference
 from yue_cli.vocab import CODEBOOKS, FRAME_RATE
@@ -94,25 +94,8 @@ def _keep_reference(bench: Workbench, model: ModelFolder, codes: dict[str, np.nd
     )
 
 
-def opening_ahead(bench: Workbench) -> Emit:
-    """Tell the events of a stage that works, and at the first of them begin to open the decoders.
-
-    By then its steps are recorded, and the processor has little to do.
-    """
-    begun = False
-
-    def tell(event: Event) -> None:
-        nonlocal begun
-        if not begun:
-            begun = True
-            _open_ahead(bench)
-        bench.emit(event)
-
-    return tell
-
-
-def _open_ahead(bench: Workbench) -> None:
-    """Open the decoders and try them in a thread, where a GPU has memory enough beside the stage that works.
+def open_ahead(bench: Workbench) -> None:
+    """Open the decoders and try them in a thread, while a stage works that leaves a GPU memory enough for both.
 
     What fails there fails again, and is told, when sound is to be made.
     """
