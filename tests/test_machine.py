@@ -12,15 +12,6 @@ def test_a_limit_never_adds_memory():
     assert machine.free_bytes(cpu, 1e6) < 10**15
 
 
-def test_what_a_gpu_has_left_is_what_its_limit_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
-    gpu = torch.device("cuda")
-    monkeypatch.setattr(machine, "measure_free_bytes", lambda device: 9 * 10**9)
-    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 6 * 10**9)
-    assert machine.spare_bytes(gpu) == 9 * 10**9
-    assert machine.spare_bytes(gpu, 8) == 2 * 10**9
-    assert machine.spare_bytes(gpu, 24) == 9 * 10**9
-
-
 @pytest.mark.parametrize(("capability", "dtype"), [(7.5, torch.float16), (8.0, torch.bfloat16), (9.0, torch.bfloat16)])
 def test_another_compute_capability_may_mean_another_dtype(capability, dtype):
     assert machine.choose_dtype("auto", torch.device("cuda"), capability) == dtype

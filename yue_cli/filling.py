@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from yue_cli import budget, making, plan
+from yue_cli import budget, plan
 from yue_cli.artifacts import Tokens, read_tokens, sha256_json
 from yue_cli.project import SEATS_FILE, encode_seats
 from yue_cli.seats import Seat
@@ -59,8 +59,6 @@ def make_stage2(orders: Sequence[Order]) -> None:
             budget.explained(bench, "stage2"),
             bench.engine("stage2", model, rows=rows, length=length, rehearse=rehearse) as engine,
         ):
-            if orders[0].then == "audio":
-                making.open_ahead(bench)
             for filler in fillers:
                 _begin(filler)
             began = time.perf_counter()

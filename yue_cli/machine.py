@@ -75,12 +75,6 @@ def free_bytes(device: torch.device, limit_gb: float | None = None) -> int:
     return free if limit_gb is None else min(free, round(limit_gb * 1e9))
 
 
-def spare_bytes(device: torch.device, limit_gb: float | None = None) -> int:
-    """Tell how much memory a GPU has left beside what this process holds, as if it were no larger than `limit_gb`."""
-    free = measure_free_bytes(device)
-    return free if limit_gb is None else min(free, round(limit_gb * 1e9) - torch.cuda.memory_reserved(device))
-
-
 def device_name(device: torch.device) -> str:
     """Name a device as its owner would."""
     if device.type == "cpu":

@@ -5,8 +5,6 @@ Knows how a stage is made; whether it must be made is `plan.py`'s and `pipeline.
 
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future
-from threading import Thread
 
 import numpy as np
 
@@ -23,7 +21,6 @@ from yue_cli.workbench import TITLES, Order, Workbench
 SOUNDS = ("mix", *TRACKS)
 CREDIT = "AI-generated with YuE by HKUST/M-A-P"
 COARSE = 1  # codebooks that stage 1 reads
-_SPARE = 4 * 10**9  # bytes that a stage leaves, where decoders are opened beside it: four times what they take
 HOW_TO_SPLIT = "split the mix with audio-separator, then --vocal and --instrumental"
 
 
@@ -94,31 +91,6 @@ def _keep_reference(bench: Workbench, model: ModelFolder, codes: dict[str, np.nd
     )
 
 
-def open_ahead(bench: Workbench) -> None:
-    """Open the decoders and try them in a thread, while a stage works that leaves a GPU memory enough for both.
-
-    What fails there fails again, and is told, when sound is to be made.
-    """
-    if not _has_room(bench):
-        return
-    folder, opened = bench.model("audio").path, Future[decode.Decoders]()
-
-    def work() -> None:
-        try:
-            decoders = decode.open_codec(folder, bench.device)
-            decode.rehearse(decoders)
-            opened.set_result(decoders)
-        except Exception as error:
-            opened.set_exception(error)
-
-    bench.opened_ahead = opened
-    Thread(target=work, daemon=True).start()
-
-
-def _has_room(bench: Workbench) -> bool:
-    return bench.device.type == "cuda" and bench.spare_bytes() >= _SPARE
-
-
 def make_audio(orders: Sequence[Order]) -> None:
     """Turn all codes into stems and mix, 44.1 kHz, in `audio/`, one song after the other. Raises YueError.
 
@@ -135,24 +107,13 @@ def make_audio(orders: Sequence[Order]) -> None:
     bench = songs[0][0]
     model = bench.model("audio")
     began = time.perf_counter()
-    decoders = _opened_ahead(bench)
-    how = "while stage 2 was made" if decoders else "in {:.1f} s"
-    decoders = decoders or decode.open_codec(model.path, bench.device)
+    decoders = decode.open_codec(model.path, bench.device)
     took = time.perf_counter() - began
-    bench.detail(TITLES["audio"], f"{model.name} on {bench.device} {how.format(took)}")
+    bench.detail(TITLES["audio"], f"{model.name} on {bench.device} in {took:.1f} s")
     with machine.threads_for(decoders.weight_bytes):
         for bench, tokens in songs:
             with bench.trial():
                 _decode(bench, tokens, model, decoders)
-
-
-def _opened_ahead(bench: Workbench) -> decode.Decoders | None:
-    """Take what was opened ahead, if it was, and if it could be."""
-    opened, bench.opened_ahead = bench.opened_ahead, None
-    try:
-        return opened.result() if opened else None
-    except Exception:
-        return None
 
 
 def _decode(bench: Workbench, tokens: Tokens, model: ModelFolder, decoders: decode.Decoders) -> None:

@@ -136,7 +136,7 @@ class Pipeline:
             for job in group:
                 _tell_redo(job.bench, job.todo[stage])
             try:
-                MAKERS[stage]([_order_for(job, stage) for job in group])
+                MAKERS[stage]([Order(job.bench, job.todo[stage], job.from_segment) for job in group])
             except YueError as error:
                 for job in group:
                     job.bench.failure = job.bench.failure or error
@@ -148,11 +148,6 @@ class Pipeline:
                     _store(job.bench, replace(song_now, forced=still))
                 elif len(self.benches) == 1:
                     raise job.bench.failure
-
-
-def _order_for(job: Job, stage: str) -> Order:
-    later = list(job.todo)[list(job.todo).index(stage) + 1 :]
-    return Order(job.bench, job.todo[stage], job.from_segment, then=later[0] if later else None)
 
 
 def _goes_on(bench: Workbench, force: bool, from_segment: int | None) -> bool:

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,7 +29,6 @@ class Order:
     bench: "Workbench"
     state: StageState  # what its folder holds
     from_segment: int | None = None  # stage 1: keep the segments before it, counted from 1
-    then: str | None = None  # the stage that this run makes next of the same song
 
 
 class Workbench:
@@ -57,7 +55,6 @@ class Workbench:
         self.forms: dict[str, str] = {}  # by stage: the form of the weights that was picked where the settings leave it
         self.detail = detail  # what only a curious user wants to know: topic, text
         self.label = label
-        self.opened_ahead: Future[Any] | None = None  # decoders, while another stage works
         self.failure: YueError | None = None  # why this song cannot be finished, though others may
         self.kept = "what was finished is kept. The same command goes on."  # what an interrupted run may rely on
         self.device = machine.choose_device(self.settings.execution.device)
@@ -78,10 +75,6 @@ class Workbench:
     def free_bytes(self) -> int:
         """Tell how much memory may be taken, or what `execution.memory_limit` pretends."""
         return machine.free_bytes(self.device, self.settings.execution.memory_limit)
-
-    def spare_bytes(self) -> int:
-        """Tell how much memory is left of the GPU, or of what `execution.memory_limit` pretends."""
-        return machine.spare_bytes(self.device, self.settings.execution.memory_limit)
 
     def model(self, stage: str) -> ModelFolder:
         """Find the folder of a stage's model. Raises CheckpointError."""

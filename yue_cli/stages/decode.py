@@ -21,7 +21,6 @@ from yue_cli.events import Emit, Finished, Progress, ignore
 TOPIC = "decode"
 # A GPU is faster than its many small steps are launched: 60 s took it 0.31 s in chunks of 200 frames, 0.22 s in these.
 _GPU_CHUNK_FRAMES = 800
-_REHEARSED_FRAMES = 50
 TRACKS = ("vocal", "instrumental")
 
 
@@ -73,12 +72,6 @@ def make_codec(device: str | torch.device = "cpu") -> Decoders:
     for module in (codec, vocal, instrumental):
         module.eval().requires_grad_(False)
     return Decoders(codec, vocal, instrumental)
-
-
-def rehearse(decoders: Decoders) -> None:
-    """Decode a little, for which libraries set themselves up."""
-    codes = np.zeros((len(decoders.codec.quantizer.codebooks), _REHEARSED_FRAMES), np.int64)
-    decode(decoders, codes, codes, "clip")
 
 
 def decode(
