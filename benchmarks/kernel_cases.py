@@ -29,9 +29,9 @@ ROWS = (("stage1", 2), ("stage2", 20), ("stage2", 40), ("stage1", 32))  # a step
 class Prepared:
     """Something to time, on the GPU."""
 
-    launch: Callable[[Any], object]  # through every copy, with a Tile or a Cut; None: the table's
+    launch: Callable[[Any], object]  # through every copy, with a Tile, FewRows or a Cut; None: the table's
     read_bytes: int  # by one copy
-    table: Any  # the Tile or Cut that the table has for it; None where PyTorch does it
+    table: Any  # the Tile, FewRows or Cut that the table has for it; None where PyTorch does it
     library: str
     by_library: Callable[[], object] | None  # the same, at least nearly, by PyTorch
 
@@ -74,7 +74,7 @@ class Product:
         sum_ = torch.zeros(self.rows, outs, device=CUDA, dtype=BF16)
         squares = torch.full((64, self.rows), inner / 64, device=CUDA)
 
-        def launch(tile: tiles.Tile | None) -> None:
+        def launch(tile: tiles.Tile | tiles.FewRows | None) -> None:
             with patch.object(tiles, "find", tiles.find if tile is None else lambda *_: tile):
                 for matrix in matrices:
                     if self.adds:

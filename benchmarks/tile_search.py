@@ -34,6 +34,7 @@ from benchmarks.kernel_cases import (
 from benchmarks.kernels import COPIES, graph_us, tell, time_step
 from yue_cli.engines.native import chain, tiles
 from yue_cli.engines.native.formats import GROUP
+from yue_cli.engines.native.products import KNOWS_FEW
 from yue_cli.engines.native.quantized import CLASSES
 from yue_cli.models import FOUR_BIT
 from yue_cli.settings import CACHES
@@ -75,7 +76,7 @@ def main() -> None:
 
 
 def search(cases: Sequence[Case], processes: int, limit_s: float) -> dict[Case, Any]:
-    """Find the best Tile or Cut of each case; those that the time was too short for are left out."""
+    """Find the best Tile, FewRows or Cut of each case; those that the time was too short for are left out."""
     began, best = time.perf_counter(), {}
     pool = ProcessPoolExecutor(processes, get_context("spawn"))
     known = {case: candidates(case) for case in cases}
@@ -128,7 +129,7 @@ def best_of(case: Case, tried: Sequence[Any]) -> Any:
     for us, candidate in found[:TOLD]:
         tell_time(us, str(candidate))
     tell_time(found[-1][0], f"the slowest of {len(found)}")
-    for how, us in variants(prepared, found[0][1], isinstance(case, Product)).items():
+    for how, us in variants(prepared, found[0][1], isinstance(found[0][1], tiles.Tile)).items():
         tell_time(us, f"{found[0][1]}, {how}")
     return found[0][1]
 
@@ -163,7 +164,7 @@ def candidates(case: Case) -> list[Any]:
         ]
     outs, inner, gated = case.shape
     wide = 2 if gated else 1
-    if case.kind == FOUR_BIT and case.rows <= tiles.FEW_ROWS:
+    if case.kind == FOUR_BIT and case.rows <= tiles.FEW_ROWS and KNOWS_FEW:
         few = itertools.product((4, 8, 16, 32), (2, 4, 8, 16), (1, 2, 3, 4, 6, 8), (False, True))
         return [
             tiles.FewRows(out, warps, stages, is_late)

@@ -1,11 +1,13 @@
 """A GPU is readied before PyTorch is there: by calls of the driver, where there is one."""
 
 import ctypes
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from tests.command_line import done
 from yue_cli import driver
 
 
@@ -55,7 +57,7 @@ def test_a_machine_without_a_driver_stays_as_it_is(monkeypatch: pytest.MonkeyPat
     driver._make_context(0)
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda:x", "cuda:-1", "mps", ""])
+@pytest.mark.parametrize("device", ["cpu", "cuda:x", "cuda:-1", "cuda:\u00b2", "cuda:1000000000000", "mps", ""])
 def test_what_is_no_gpu_is_left_alone(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driver, "_knows_cuda", lambda: True)
     assert driver.wake(device) is None
@@ -66,6 +68,17 @@ def test_a_pytorch_without_cuda_has_no_use_for_a_gpu(monkeypatch: pytest.MonkeyP
     for found in (None, SimpleNamespace(origin=None)):
         monkeypatch.setattr(driver, "find_spec", lambda name, found=found: found)
         assert driver.wake("auto") is None
+
+
+@pytest.mark.usefixtures("place")
+def test_a_song_wakes_the_device_that_it_asks_for(song: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    woken: list[str] = []
+    monkeypatch.setattr(driver, "wake", woken.append)
+    done("run", "song")
+    done("run", "song", "--device", "cpu", "--force")
+    assert woken == ["auto", "cpu"]
+    done("run", "song", "--dry-run")
+    assert len(woken) == 2
 
 
 @pytest.mark.gpu

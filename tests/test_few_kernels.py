@@ -1,5 +1,7 @@
 """The kernel for products of a row or two with weights in 4 bits, on a GPU: against the weights that they stand for."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -7,6 +9,7 @@ from torch import Tensor
 pytest.importorskip("triton")
 
 from yue_cli.engines.native import products, tiles
+from yue_cli.engines.native.formats import GROUP
 from yue_cli.engines.native.products import Norm, Residual, add_product, project_normed
 from yue_cli.engines.native.quantized import Int4Weight
 from yue_cli.engines.native.tiles import FewRows
@@ -14,14 +17,21 @@ from yue_cli.engines.native.tiles import FewRows
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
-    pytest.mark.skipif(not products.KNOWS_FEW, reason="needs Triton 3.6, and not its interpreter"),
+    pytest.mark.skipif(not products.KNOWS_FEW, reason="needs Triton 3.6 to 3.9, and not its interpreter"),
 ]
 
 CUDA = torch.device("cuda")
 EPSILON = 1e-5
-# Of eight lines, sixteen and more; groups for some of the warps, for all, and several for each.
-TILES = [FewRows(8, 2, 1), FewRows(8, 8, 2, is_late=True), FewRows(16, 4, 2), FewRows(16, 16, 1), FewRows(32, 4, 1)]
-INNER = [384, 1408, 4096]
+# Those of the table, and others: of eight lines, sixteen and more.
+TILES = [
+    FewRows(8, 2, 1),
+    FewRows(8, 8, 3),
+    FewRows(16, 8, 2),
+    FewRows(16, 8, 2, is_late=True),
+    FewRows(16, 16, 1),
+    FewRows(32, 4, 1),
+]
+INNER = [384, 1408, 4096, 11008]  # groups for some of the warps, for all, and several for each, with a rest and without
 
 
 def draw(*shape: int, scale: float = 1.0, dtype: torch.dtype = torch.float16) -> Tensor:
@@ -31,7 +41,11 @@ def draw(*shape: int, scale: float = 1.0, dtype: torch.dtype = torch.float16) ->
 
 @pytest.fixture(params=TILES, ids=str)
 def tile(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> FewRows:
-    monkeypatch.setattr(tiles, "find", lambda *asked: request.param)
+    def find(kind: type, outs: int, inner: int, *more: object) -> FewRows:
+        steps = -(-inner // GROUP // request.param.warps)
+        return replace(request.param, stages=min(request.param.stages, steps))
+
+    monkeypatch.setattr(tiles, "find", find)
     return request.param
 
 
@@ -76,6 +90,16 @@ def test_gates(tile: FewRows, rows: int, inner: int) -> None:
     gates, others = (products.normalize(x, norm, torch.float16).float() @ weight.dequantize().T).chunk(2, dim=-1)
     found = project_normed(Residual(x), norm, weight, gated=True, dtype=torch.float32)
     torch.testing.assert_close(found, torch.nn.functional.silu(gates) * others, atol=3e-3, rtol=2e-3)
+
+
+@pytest.mark.parametrize("rows", [slice(16, 48), slice(18, 50), slice(96, 128)], ids=str)
+def test_some_rows_of_a_weight(tile: FewRows, rows: slice) -> None:
+    """Whose scales and zeros lie among those of others."""
+    x, weight = draw(2, 512, scale=3), Int4Weight.quantize(draw(128, 512, scale=512**-0.5).float())
+    norm = Norm(torch.ones(512, device=CUDA), EPSILON)
+    expected = torch.nn.functional.rms_norm(x.float(), (512,), eps=EPSILON) @ weight.dequantize()[rows].T
+    found = project_normed(Residual(x), norm, weight[rows], dtype=torch.float32)
+    torch.testing.assert_close(found, expected, atol=3e-3, rtol=2e-3)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

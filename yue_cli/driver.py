@@ -8,6 +8,7 @@ from pathlib import Path
 from threading import Thread
 
 _LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+_DIGITS = 3  # of a GPU's number, at most
 
 
 def wake(device: str) -> Thread | None:
@@ -16,9 +17,10 @@ def wake(device: str) -> Thread | None:
     device: the `execution.device` setting. None where there is nothing to do: no GPU is wanted, or PyTorch knows none.
     """
     kind, _, number = device.partition(":")
-    if kind not in ("auto", "cuda") or not (number or "0").isdigit() or not _knows_cuda():
+    number = number or "0"
+    if kind not in ("auto", "cuda") or not (number.isdecimal() and len(number) <= _DIGITS) or not _knows_cuda():
         return None
-    thread = Thread(target=_make_context, args=(int(number or 0),), daemon=True)
+    thread = Thread(target=_make_context, args=(int(number),), daemon=True)
     thread.start()
     return thread
 
@@ -31,7 +33,7 @@ def _knows_cuda() -> bool:
 
 def _make_context(number: int) -> None:
     """Call CUDA's driver, which does its work without Python's lock. Every call gives 0 where it succeeds."""
-    with suppress(OSError):  # there is no driver
+    with suppress(OSError, AttributeError):  # there is no driver, or one that does not know these calls
         driver, device, context = ctypes.CDLL(_LIBRARY), ctypes.c_int(), ctypes.c_void_p()
         _ = (
             driver.cuInit(0)

@@ -1,6 +1,7 @@
 """From flags to songs: reads what is wanted, makes it, and tells about it."""
 
 import gc
+import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -40,6 +41,7 @@ def fulfil(request: Request) -> None:
         songs = reader.read(folders)  # again: another process may have changed a folder until now
         if not request.fine:  # a copy is no song: nothing is asked for later
             reader.store(folders)
+        os.environ.setdefault("CUDA_MODULE_LOADING", "LAZY")  # as PyTorch wants it, before the driver looks
         driver.wake(songs[0].wanted.settings.execution.device)
         from yue_cli.pipeline import Pipeline, Workbench  # loads torch
 

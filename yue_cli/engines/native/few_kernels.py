@@ -9,10 +9,12 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import mma_v2
 
-ROWS = gl.constexpr(2)
-COLUMNS = gl.constexpr(8)  # that tensor cores take at least: the rows of each quarter of a group's inputs
-GROUP = gl.constexpr(128)  # columns of a weight that share a scale and a zero
-QUARTER = gl.constexpr(32)  # of a group: columns that tensor cores multiply at once, and words of 16 bits that hold all
+from yue_cli.engines.native import formats, tiles
+
+ROWS = gl.constexpr(tiles.FEW_ROWS)
+COLUMNS = gl.constexpr(4 * tiles.FEW_ROWS)  # the rows of each quarter of a group's inputs: eight, as tensor cores take
+GROUP = gl.constexpr(formats.GROUP)
+QUARTER = gl.constexpr(formats.GROUP // 4)  # columns that tensor cores multiply at once, and words that hold a group
 _wait_for_all = gl.barrier if hasattr(gl, "barrier") else gl.thread_barrier  # as Triton 3.6 calls it
 
 
@@ -198,7 +200,7 @@ def _load_facts(
     group = gl.arange(0, PADDED_GROUPS, layout=gl.SliceLayout(1, fours))[:, None]
     side = gl.arange(0, LINES, layout=gl.SliceLayout(0, fours))[None, :]
     place = facts + group * facts_stride + _line(first, side, outs, BLOCK_OUT)
-    return gl.load(place, mask=(group < GROUPS) & (side < LINES), other=0)
+    return gl.load(place, mask=group < GROUPS, other=0)
 
 
 @gluon.jit

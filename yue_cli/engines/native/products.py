@@ -3,7 +3,10 @@
 Whoever has no kernel, and many rows, are PyTorch's business.
 """
 
+import importlib
+from contextlib import suppress
 from dataclasses import dataclass
+from types import ModuleType
 
 import torch
 import torch.nn.functional as F
@@ -14,10 +17,12 @@ from yue_cli.engines.native.formats import GROUP
 from yue_cli.engines.native.model import linear
 from yue_cli.engines.native.quantized import Int4Weight, Int8Weight, Matrix, QuantizedWeight
 
-# What those kernels are written in is new and still changes: Triton's versions with which they compile.
-KNOWS_FEW = (3, 6) <= kernels.TRITON <= (3, 9) and not kernels.INTERPRETED
-if KNOWS_FEW:
-    from yue_cli.engines.native import few_kernels
+few_kernels: ModuleType | None = None
+# Its language is new and still changes: these are Triton's versions with which it compiles. Others do without.
+if (3, 6) <= kernels.TRITON <= (3, 9) and not kernels.INTERPRETED:
+    with suppress(ImportError, AttributeError):
+        few_kernels = importlib.import_module("yue_cli.engines.native.few_kernels")
+KNOWS_FEW = few_kernels is not None
 
 
 @dataclass(frozen=True)
@@ -181,6 +186,7 @@ def _multiply(
         "PREPARED": prepared is not None and prepared.scaled is not None,
     }
     if isinstance(tile, tiles.FewRows):
+        assert few_kernels is not None and tokens <= tiles.FEW_ROWS
         few_kernels.product[outs // tile.out,](
             *given,
             tokens,

@@ -148,7 +148,7 @@ def few_rows(outs: int, inner: int, gated: bool) -> FewRows | None:
     elif inner > outs:
         tile = FewRows(8, warps=8, stages=3)
     else:
-        tile = FewRows(16, warps=8, stages=2, is_late=outs <= inner)
+        tile = FewRows(16, warps=8, stages=2, is_late=outs == inner)
     return replace(tile, stages=min(tile.stages, _quotient(inner // GROUP, tile.warps)))
 
 
