@@ -74,8 +74,8 @@ def test_a_pytorch_without_cuda_has_no_use_for_a_gpu(monkeypatch: pytest.MonkeyP
 def test_a_song_wakes_the_device_that_it_asks_for(song: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     woken: list[str] = []
     monkeypatch.setattr(driver, "wake", woken.append)
-    done("run", "song")
-    done("run", "song", "--device", "cpu", "--force")
+    done("run", "song", "--device", "auto")
+    done("decode", "song", "--device", "cpu", "--force")
     assert woken == ["auto", "cpu"]
     done("run", "song", "--dry-run")
     assert len(woken) == 2
