@@ -34,7 +34,7 @@ from benchmarks.kernel_cases import (
 from benchmarks.kernels import COPIES, graph_us, tell, time_step
 from yue_cli.engines.native import chain, tiles
 from yue_cli.engines.native.formats import GROUP
-from yue_cli.engines.native.products import KNOWS_FEW
+from yue_cli.engines.native.products import few_kernels
 from yue_cli.engines.native.quantized import CLASSES
 from yue_cli.models import FOUR_BIT
 from yue_cli.settings import CACHES
@@ -164,7 +164,7 @@ def candidates(case: Case) -> list[Any]:
         ]
     outs, inner, gated = case.shape
     wide = 2 if gated else 1
-    if case.kind == FOUR_BIT and case.rows <= tiles.FEW_ROWS and KNOWS_FEW:
+    if case.kind == FOUR_BIT and case.rows <= tiles.FEW_ROWS and few_kernels() is not None:
         few = itertools.product((4, 8, 16, 32), (2, 4, 8, 16), (1, 2, 3, 4, 6, 8), (False, True))
         return [
             tiles.FewRows(out, warps, stages, is_late)

@@ -1,6 +1,7 @@
 """A GPU is readied before PyTorch is there: by calls of the driver, where there is one."""
 
 import ctypes
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -53,8 +54,19 @@ def test_nothing_is_asked_of_a_driver_that_fails(place: int, monkeypatch: pytest
 
 
 def test_a_machine_without_a_driver_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver, "_LIBRARY", "no-such-library.so")
-    driver._make_context(0)
+    wanted: list[str] = []
+
+    def refuse(name: str) -> None:
+        wanted.append(name)
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr(driver, "_knows_cuda", lambda: True)
+    monkeypatch.setattr(ctypes, "CDLL", refuse)
+    monkeypatch.setattr(threading, "excepthook", lambda failed: wanted.append(str(failed.exc_value)))
+    thread = driver.wake("auto")
+    assert thread is not None
+    thread.join()
+    assert wanted == [driver._LIBRARY]  # and no more: nothing was raised
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda:x", "cuda:-1", "cuda:\u00b2", "cuda:1000000000000", "mps", ""])

@@ -17,7 +17,7 @@ from yue_cli.engines.native.tiles import FewRows
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
-    pytest.mark.skipif(not products.KNOWS_FEW, reason="needs Triton 3.6 to 3.9, and not its interpreter"),
+    pytest.mark.skipif(products.few_kernels() is None, reason="needs Triton 3.6 to 3.9, and not its interpreter"),
 ]
 
 CUDA = torch.device("cuda")

@@ -219,7 +219,10 @@ def _load_inputs(inputs, is_row, warp, step, GROUPS: gl.constexpr, WARPS: gl.con
 
 @gluon.jit
 def _products(words, here, nothing, quarter, left: gl.constexpr, sums_of: gl.constexpr):
-    """Multiply each quarter's levels, raised, with the inputs of all, and keep the products with its own."""
+    """Multiply each quarter's levels, raised, with the inputs of all, and keep the products with its own.
+
+    words: [WARPS, lines, QUARTER]. here: [WARPS, QUARTER, COLUMNS]. Returns float32 [WARPS, lines, COLUMNS].
+    """
     one, two, three, four = _levels(words)
     if sums_of == nothing.type.layout:
         one, two = mma_v2(one, here, nothing), mma_v2(two, here, nothing)
@@ -229,8 +232,8 @@ def _products(words, here, nothing, quarter, left: gl.constexpr, sums_of: gl.con
             mma_v2(_stacked(one, two, left), here, nothing),
             mma_v2(_stacked(three, four, left), here, nothing),
         )
-        one, two = _upper(upper, sums_of), _lower(upper, sums_of)
-        three, four = _upper(lower, sums_of), _lower(lower, sums_of)
+        one, two = _half(upper, 0, sums_of), _half(upper, 1, sums_of)
+        three, four = _half(lower, 0, sums_of), _half(lower, 1, sums_of)
     return gl.where(quarter < 2, gl.where(quarter == 0, one, two), gl.where(quarter == 2, three, four))
 
 
@@ -258,7 +261,7 @@ def _stacked(upper, lower, left: gl.constexpr):
 
 @gluon.jit
 def _upper(lines, sums_of: gl.constexpr):
-    """Take the first eight of sixteen lines; all, where they are the lines of a weight."""
+    """Take all lines [WARPS, lines, COLUMNS], or, where they are eight lines twice, the upper eight."""
     if sums_of == lines.type.layout:
         upper = lines
     else:
@@ -267,12 +270,8 @@ def _upper(lines, sums_of: gl.constexpr):
 
 
 @gluon.jit
-def _lower(lines, sums_of: gl.constexpr):
-    return _half(lines, 1, sums_of)
-
-
-@gluon.jit
 def _half(lines, number: gl.constexpr, sums_of: gl.constexpr):
+    """Take the upper or the lower eight of sixteen lines: [WARPS, 8, COLUMNS]. No number changes its thread."""
     parts = gl.reshape(lines, [lines.shape[0], 2, 8, lines.shape[2]])
     halves = gl.split(gl.permute(parts, [0, 2, 3, 1]))
     return gl.convert_layout(halves[number], sums_of, assert_trivial=True)

@@ -4,8 +4,8 @@ Whoever has no kernel, and many rows, are PyTorch's business.
 """
 
 import importlib
-from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from types import ModuleType
 
 import torch
@@ -17,12 +17,8 @@ from yue_cli.engines.native.formats import GROUP
 from yue_cli.engines.native.model import linear
 from yue_cli.engines.native.quantized import Int4Weight, Int8Weight, Matrix, QuantizedWeight
 
-few_kernels: ModuleType | None = None
-# Its language is new and still changes: these are Triton's versions with which it compiles. Others do without.
-if (3, 6) <= kernels.TRITON <= (3, 9) and not kernels.INTERPRETED:
-    with suppress(ImportError, AttributeError):
-        few_kernels = importlib.import_module("yue_cli.engines.native.few_kernels")
-KNOWS_FEW = few_kernels is not None
+# Of Triton, with which `few_kernels` compiles: its language is new and still changes.
+_FEW_TRITON = (3, 6), (3, 9)
 
 
 @dataclass(frozen=True)
@@ -138,9 +134,22 @@ def unpack(weight: QuantizedWeight, dtype: torch.dtype) -> Tensor:
     return y
 
 
+@lru_cache
+def few_kernels() -> ModuleType | None:
+    """Import the kernel of few rows, where this Triton has its language; only 4 bits need it, and it takes a while."""
+    first, last = _FEW_TRITON
+    if kernels.INTERPRETED or not first <= kernels.TRITON <= last:
+        return None
+    try:
+        return importlib.import_module("yue_cli.engines.native.few_kernels")
+    except (ImportError, AttributeError):
+        return None
+
+
 def find_tile(x: Tensor, weight: Matrix, gated: bool = False) -> tiles.Tile | tiles.FewRows | None:
-    """Choose how x [tokens, in] is multiplied; None where that is PyTorch's business."""
-    outs, knows_few = len(weight) // 2 if gated else len(weight), KNOWS_FEW and x.dtype != torch.float32
+    """Choose how x [tokens, in] is multiplied by weight [out, in]; None where that is PyTorch's business."""
+    outs = len(weight) // 2 if gated else len(weight)
+    knows_few = isinstance(weight, Int4Weight) and x.dtype != torch.float32 and few_kernels() is not None
     return tiles.find(type(weight), outs, x.shape[1], len(x), gated, chain.is_hopper(x.device), knows_few)
 
 
@@ -186,8 +195,9 @@ def _multiply(
         "PREPARED": prepared is not None and prepared.scaled is not None,
     }
     if isinstance(tile, tiles.FewRows):
-        assert few_kernels is not None and tokens <= tiles.FEW_ROWS
-        few_kernels.product[outs // tile.out,](
+        few = few_kernels()
+        assert few is not None and tokens <= tiles.FEW_ROWS
+        few.product[outs // tile.out,](
             *given,
             tokens,
             outs,

@@ -132,7 +132,7 @@ def quantized_tile(kind: type, outs: int, inner: int, rows: int, gated: bool) ->
     columns = 32 if kind is Int4Weight and outs % 32 == 0 and not gated else 16
     if inner > outs:
         return Tile(columns, 8 * GROUP, warps=4, stages=4, is_chained=kind is Int8Weight)
-    if kind is Int8Weight and inner == outs:
+    if kind is Int8Weight and inner == outs and not gated:
         return Tile(columns, 8 * GROUP, warps=4, stages=4)
     if kind is Int8Weight:
         return Tile(columns, 4 * GROUP, warps=4 if gated else 2, stages=4)
