@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.agreement import SHAPES
-from yue_cli.engines.native import attention, chain, fused, tiles
+from yue_cli.engines.native import attention, fused, tiles
 from yue_cli.engines.native.cache import Cache, EightBitCache, make
 from yue_cli.engines.native.model import Llama, Weights
 from yue_cli.engines.native.products import Norm, Residual, add_product, find_tile, project_normed, read_dtype
@@ -29,9 +29,9 @@ ROWS = (("stage1", 2), ("stage2", 20), ("stage2", 40), ("stage1", 32))  # a step
 class Prepared:
     """Something to time, on the GPU."""
 
-    launch: Callable[[Any], object]  # through every copy, with a Tile, FewRows or a Cut; None: the table's
+    launch: Callable[[Any], object]  # through every copy, with a Tile, FewRows, Cut or GroupedCut; None: the table's
     read_bytes: int  # by one copy
-    table: Any  # the Tile, FewRows or Cut that the table has for it; None where PyTorch does it
+    table: Any  # the Tile, FewRows, Cut or GroupedCut that the table has for it; None where PyTorch does it
     library: str
     by_library: Callable[[], object] | None  # the same, at least nearly, by PyTorch
 
@@ -120,11 +120,10 @@ class Attention:
         used = torch.tensor(self.filled, device=CUDA)
         before = used - self.count
         q = qkv.view(rows, self.count, -1, config.head_size)[:, :, : config.heads]
-        keys, about = rows * config.key_value_heads, (chain.is_hopper(CUDA), chain.multiprocessors(CUDA))
-        table = tiles.attention_cut(self.groups, caches[0].bits, keys, *about)
+        table = fused.find_cut(caches[0], BF16, self.groups, self.count)
 
-        def launch(cut: tiles.Cut | None) -> None:
-            with patch.object(tiles, "attention_cut", lambda *_: cut or table):
+        def launch(cut: tiles.Cut | tiles.GroupedCut | None) -> None:
+            with patch.object(fused, "find_cut", lambda *_: cut or table):
                 for cache in caches:
                     step._attend(qkv, cache, before, self.count, BF16)
 

@@ -32,9 +32,8 @@ from benchmarks.kernel_cases import (
     product_cases,
 )
 from benchmarks.kernels import COPIES, graph_us, tell, time_step
-from yue_cli.engines.native import chain, tiles
+from yue_cli.engines.native import chain, fused, gluon, tiles
 from yue_cli.engines.native.formats import GROUP
-from yue_cli.engines.native.products import few_kernels
 from yue_cli.engines.native.quantized import CLASSES
 from yue_cli.models import FOUR_BIT
 from yue_cli.settings import CACHES
@@ -76,7 +75,7 @@ def main() -> None:
 
 
 def search(cases: Sequence[Case], processes: int, limit_s: float) -> dict[Case, Any]:
-    """Find the best Tile, FewRows or Cut of each case; those that the time was too short for are left out."""
+    """Find the best tile or cut of each case; those that the time was too short for are left out."""
     began, best = time.perf_counter(), {}
     pool = ProcessPoolExecutor(processes, get_context("spawn"))
     known = {case: candidates(case) for case in cases}
@@ -155,16 +154,14 @@ def candidates(case: Case) -> list[Any]:
     if isinstance(case, Attention):
         cuts = itertools.product((2, 4, 8, 16, 32), (64, 128), (2, 4, 8), (2, 3), (None, 96, 128))
         least = 16 if case.cache == "auto" else 32  # keys of a warp, that tensor cores take
-        holds = (False, True) if case.cache == "auto" else (False,)
-        return [
-            tiles.Cut(*cut, first_last=is_held, stages=stages, registers=registers, is_held=is_held)
-            for *cut, stages, registers in cuts
-            for is_held in holds
-            if cut[1] // cut[2] >= least
-        ]
+        found: list[Any] = [tiles.Cut(*cut) for cut in cuts if cut[1] // cut[2] >= least]
+        if case.groups == tiles.GROUPED and case.cache == "auto" and gluon.find("grouped_kernels") is not None:
+            grouped = itertools.product((8, 16, 32), (64, 128), (4, 8), (1, 2, 3))
+            found += [tiles.GroupedCut(*cut) for cut in grouped if cut[1] // cut[2] >= least]
+        return found
     outs, inner, gated = case.shape
     wide = 2 if gated else 1
-    if case.kind == FOUR_BIT and case.rows <= tiles.FEW_ROWS and few_kernels() is not None:
+    if case.kind == FOUR_BIT and case.rows <= tiles.FEW_ROWS and gluon.find("few_kernels") is not None:
         few = itertools.product((4, 8, 16, 32), (2, 4, 8, 16), (1, 2, 3, 4, 6, 8), (False, True))
         return [
             tiles.FewRows(out, warps, stages, is_late)
@@ -192,9 +189,9 @@ def candidates(case: Case) -> list[Any]:
 
 def taken(best: dict[Case, Any], cache: str) -> ExitStack:
     """Let the engine take what was found, where something was, until the context ends."""
-    find, cut = tiles.find, tiles.attention_cut
+    find, cut = tiles.find, fused.find_cut
     products: dict[tuple[Any, ...], Any] = {}
-    cuts: dict[int, tiles.Cut] = {}
+    cuts: dict[int, tiles.Cut | tiles.GroupedCut] = {}
     for case, found in best.items():
         if isinstance(case, Product):
             kind = torch.Tensor if case.kind == "plain" else CLASSES[case.kind]
@@ -203,7 +200,7 @@ def taken(best: dict[Case, Any], cache: str) -> ExitStack:
             cuts.setdefault(case.groups, found)
     stack = ExitStack()
     stack.enter_context(patch.object(tiles, "find", lambda *asked: products.get(asked[:5]) or find(*asked)))
-    stack.enter_context(patch.object(tiles, "attention_cut", lambda *asked: cuts.get(asked[0]) or cut(*asked)))
+    stack.enter_context(patch.object(fused, "find_cut", lambda *asked: cuts.get(asked[2]) or cut(*asked)))
     return stack
 
 

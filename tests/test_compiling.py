@@ -5,7 +5,7 @@ from torch import Tensor
 
 triton = pytest.importorskip("triton")
 
-from yue_cli.engines.native import attention_kernels, kernels, products, tiles  # noqa: E402
+from yue_cli.engines.native import attention_kernels, gluon, kernels, tiles  # noqa: E402
 from yue_cli.engines.native.formats import GROUP  # noqa: E402
 from yue_cli.engines.native.quantized import Int4Weight, Int8Weight  # noqa: E402
 
@@ -35,7 +35,7 @@ def compiled(
     capability: int,
     types: dict[str, str],
     constants: dict,
-    tile: tiles.Tile | tiles.FewRows | tiles.Cut,
+    tile: tiles.Tile | tiles.FewRows | tiles.Cut | tiles.GroupedCut,
     language: type = triton.compiler.ASTSource,
 ):
     from triton.backends.compiler import GPUTarget
@@ -48,7 +48,8 @@ def compiled(
     }
     absent = {name: None for name in kernel.arg_names if name not in types and name not in constants}
     source = language(kernel, signature=signature, constexprs=constants | absent, attrs=aligned)
-    options = {"num_warps": tile.warps, "num_stages": tile.stages, "maxnreg": getattr(tile, "registers", None)}
+    options = {"num_warps": tile.warps, "maxnreg": getattr(tile, "registers", None)}
+    options |= {"num_stages": tile.stages} if hasattr(tile, "stages") else {}
     return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
 
 
@@ -92,7 +93,7 @@ def test_products_compile(name: str, kind: type, rows: int, capability: int) -> 
     assert made.metadata.shared <= LARGEST_SHARED[capability]
 
 
-@pytest.mark.skipif(products.few_kernels() is None, reason="needs Triton 3.6 to 3.9")
+@pytest.mark.skipif(gluon.find("few_kernels") is None, reason="needs Triton 3.6 to 3.9")
 @pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize("name", PRODUCTS)
 def test_products_of_few_rows_compile(name: str, capability: int) -> None:
@@ -120,7 +121,7 @@ def test_products_of_few_rows_compile(name: str, capability: int) -> None:
         "LATE": tile.is_late,
         "CHAINED": capability >= 90,
     }
-    made = compiled(products.few_kernels().product, capability, types, constants, tile, GluonASTSource)
+    made = compiled(gluon.find("few_kernels").product, capability, types, constants, tile, GluonASTSource)
     assert made.metadata.shared <= LARGEST_SHARED[capability]
 
 
@@ -149,12 +150,9 @@ def test_attention_over_bytes_compiles_for_other_heads(shared: int, size: int, b
 
 def compile_attention(heads: int, shared: int, rows: int, count: int, size: int, bits: int, capability: int) -> None:
     groups = heads // shared
-    cut = tiles.attention_cut(groups, bits, rows * shared, capability >= 90, 132)
-    kept = {16: "*bf16", 8: "*i8"}.get(bits, "*u8")
-    types = dict.fromkeys(("keys", "values"), kept) | dict.fromkeys(("qkv", "y"), "*bf16")
-    types |= dict.fromkeys(("cosine", "sine", "sums", "peaks"), "*fp32") | {"filled": "*i64", "arrived": "*i32"}
+    cut = tiles.attention_cut(groups, bits)
+    types = attention_types({16: "*bf16", 8: "*i8"}.get(bits, "*u8"))
     types |= dict.fromkeys(("key_scales", "value_scales"), "*fp32") if bits <= 8 else {}
-    types |= {"places": "i32", "sharpness": "fp32"}
     constants = {
         "COUNT": count,
         "GROUPS": groups,
@@ -165,9 +163,29 @@ def compile_attention(heads: int, shared: int, rows: int, count: int, size: int,
         "BLOCK": cut.block,
         "WARPS": cut.warps,
         "BITS": bits,
-        "FIRST_LAST": cut.first_last,
-        "HELD": cut.is_held,
         "CHAINED": capability >= 90,
     }
     made = compiled(attention_kernels.attend, capability, types, constants, cut)
     assert made.metadata.shared <= LARGEST_SHARED[capability]
+
+
+@pytest.mark.skipif(gluon.find("grouped_kernels") is None, reason="needs Triton 3.6 to 3.9")
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("rows", [2, 32])
+@pytest.mark.parametrize("kind", ["*bf16", "*fp16"])
+def test_attention_of_grouped_heads_compiles(kind: str, rows: int, capability: int) -> None:
+    from triton.experimental.gluon._runtime import GluonASTSource
+
+    cut = tiles.grouped_cut(4 * rows, capability >= 90, 132)
+    constants = {"SHARED": 4, "CHUNKS": cut.chunks, "BLOCK": cut.block, "WARPS": cut.warps, "BUFFERS": cut.buffers}
+    constants |= {"CHAINED": capability >= 90}
+    types = attention_types(kind) | dict.fromkeys(("qkv", "y"), kind)
+    made = compiled(gluon.find("grouped_kernels").attend, capability, types, constants, cut, GluonASTSource)
+    assert made.metadata.shared <= LARGEST_SHARED[capability]
+
+
+def attention_types(kept: str) -> dict[str, str]:
+    """List the types of what attention is given. kept: of keys and values in the cache."""
+    types = dict.fromkeys(("keys", "values"), kept) | dict.fromkeys(("qkv", "y"), "*bf16")
+    types |= dict.fromkeys(("cosine", "sine", "sums", "peaks"), "*fp32") | {"filled": "*i64", "arrived": "*i32"}
+    return types | {"places": "i32", "sharpness": "fp32"}

@@ -221,28 +221,6 @@ def test_steps(dtype: torch.dtype, cache: str, checkpoint: Path) -> None:
 
 
 @needs_device
-def test_steps_are_the_same_whether_blocks_are_held(
-    dtype: torch.dtype, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Chunks of no old key, of one block and of four, by small blocks; two ids, then one."""
-    rows = [np.arange(length) for length in (1, 33, 250)]
-    both, ids = torch.tensor([[1, 2], [3, 4], [5, 6]], device=DEVICE), torch.tensor([[3], [4], [5]], device=DEVICE)
-    found = []
-    for is_held in (False, True):
-        cut = tiles.Cut(2, 32, warps=2, first_last=True, is_held=is_held)
-        monkeypatch.setattr(tiles, "attention_cut", lambda *asked, cut=cut: cut)
-        engine = open_engine("native", checkpoint, rows=3, length=260, device=DEVICE, dtype=dtype, mode="kernels")
-        engine.prefill(rows)
-        found.append(torch.cat([engine.step(both), engine.step(ids)]))
-    assert torch.equal(*found)
-    monkeypatch.undo()
-    eager = open_engine("native", checkpoint, rows=3, length=260, device=DEVICE, dtype=dtype, mode="eager")
-    eager.prefill(rows)
-    expected = torch.cat([eager.step(both), eager.step(ids)])
-    torch.testing.assert_close(found[0], expected, atol=LOGITS_CLOSE[dtype], rtol=0)
-
-
-@needs_device
 @pytest.mark.parametrize("form", [EIGHT_BIT, FOUR_BIT])
 def test_steps_with_quantized_weights(dtype: torch.dtype, form: str, tmp_path: Path) -> None:
     """The eager path rounds quantized weights to the dtype it computes in; the kernels do not."""

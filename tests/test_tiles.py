@@ -63,12 +63,10 @@ def test_every_matrix_of_stage_1_has_one(outs: int, inner: int, gated: bool, kin
 
 
 def test_the_chunks_of_attention_depend_on_neither_gpu_nor_rows() -> None:
-    for groups, bits in itertools.product((1, 2, 8), (16, 8, 6, 4)):
-        wanted = itertools.product((1, 8, 128), (False, True), (60, 132))
-        cuts = [tiles.attention_cut(groups, bits, *facts) for facts in wanted]
-        assert len({(cut.chunks, cut.block, cut.warps, cut.first_last) for cut in cuts}) == 1
-        assert not any(cut.is_held and not cut.first_last for cut in cuts)
-        assert any(cut.is_held for cut in cuts) == (groups == 8 and bits == 16)
+    wanted = itertools.product((4, 8, 128), (False, True), (60, 132))
+    cuts = [tiles.grouped_cut(*facts) for facts in wanted]
+    assert len({(cut.chunks, cut.block, cut.warps) for cut in cuts}) == 1
+    assert [cut.buffers > 1 for cut in cuts] == [False, False, False, True] + [False] * 3 + [True] + [False] * 4
 
 
 def test_what_is_fetched_ahead_is_some_sixteens_of_a_row_and_never_more() -> None:

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 from yue_cli.engines.native.kernels import narrow
-from yue_cli.engines.native.looking_kernels import LOWEST, TOGETHER, block_places, look, look_at_bytes
+from yue_cli.engines.native.looking_kernels import LOWEST, TOGETHER, look, look_at_bytes
 from yue_cli.engines.native.packed_kernels import look_at_packed, quarter_angles
 
 
@@ -36,8 +36,6 @@ def attend(
     BLOCK: tl.constexpr,  # keys at once; a chunk is some of these
     WARPS: tl.constexpr,  # each looks at its own part of a block, so that none waits for another
     BITS: tl.constexpr,  # of a number in the cache
-    FIRST_LAST: tl.constexpr,  # a chunk's first block is looked at last; 16 BITS only
-    HELD: tl.constexpr,  # it is loaded while the kernel before works; FIRST_LAST only
     CHAINED: tl.constexpr,
 ):
     """Let the queries of one key head look at one chunk of its keys; whoever is last joins all chunks, in their order.
@@ -62,12 +60,6 @@ def attend(
         cos, sin = quarter_angles(cosine, sine, old + column % COUNT, SIZE, QUARTER)
     else:
         cos, sin = _angles(cosine, sine, old + column % COUNT, SIZE)
-    held_keys, held_values = 0, 0
-    if HELD:  # old keys are there, too; behind them nothing counts
-        key_at, value_at, _ = block_places(SIZE, BLOCK, WARPS)
-        begin = (slots + tl.minimum(first, old)) * SIZE
-        held_keys = tl.load(keys + begin + key_at)
-        held_values = tl.load(values + begin + value_at)
     if CHAINED:
         tl.extra.cuda.gdc_wait()  # the next kernel begins late: its programs would take the place of these
     if first < known:
@@ -100,8 +92,7 @@ def attend(
                 )  # fmt: skip
             else:
                 peak, weights, total = look(
-                    q, peak, weights, total, keys, values, held_keys, held_values, slots, first, stop, sharpness, SIZE,
-                    QUERIES, BLOCK, WARPS, FIRST_LAST, HELD,
+                    q, peak, weights, total, keys, values, slots, first, stop, sharpness, SIZE, QUERIES, BLOCK, WARPS,
                 )  # fmt: skip
         if CHAINED:
             tl.extra.cuda.gdc_launch_dependents()

@@ -10,12 +10,12 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import mma_v2
 
 from yue_cli.engines.native import formats, tiles
+from yue_cli.engines.native.gluon_parts import axes, cores, let_next_begin, narrow, wait_for_all, wait_for_last
 
 ROWS = gl.constexpr(tiles.FEW_ROWS)
 COLUMNS = gl.constexpr(4 * tiles.FEW_ROWS)  # the rows of each quarter of a group's inputs: eight, as tensor cores take
 GROUP = gl.constexpr(formats.GROUP)
 QUARTER = gl.constexpr(formats.GROUP // 4)  # columns that tensor cores multiply at once, and words that hold a group
-_wait_for_all = gl.barrier if hasattr(gl, "barrier") else gl.thread_barrier  # as Triton 3.6 calls it
 
 
 @gluon.jit
@@ -53,26 +53,26 @@ def product(
     LINES: gl.constexpr = SIDES * BLOCK_OUT
     GROUPS: gl.constexpr = INS // GROUP
     STEPS: gl.constexpr = (GROUPS + WARPS - 1) // WARPS
-    cores: gl.constexpr = _cores(WARPS)
-    left: gl.constexpr = gl.DotOperandLayout(0, cores, 8)
-    right: gl.constexpr = gl.DotOperandLayout(1, cores, 8)
+    answer_of: gl.constexpr = cores(WARPS)
+    left: gl.constexpr = gl.DotOperandLayout(0, answer_of, 8)
+    right: gl.constexpr = gl.DotOperandLayout(1, answer_of, 8)
     words_of: gl.constexpr = _eight_lines(WARPS, QUARTER) if LINES == 8 else left
-    sums_of: gl.constexpr = _eight_lines(WARPS, COLUMNS) if LINES == 8 else cores
+    sums_of: gl.constexpr = _eight_lines(WARPS, COLUMNS) if LINES == 8 else answer_of
     if CHAINED and not LATE:
-        _call("griddepcontrol.launch_dependents; mov.b32 $0, 0;")
+        let_next_begin()
 
     # The first weights, with all scales and zeros, are on their way before the inputs are there.
     first = gl.program_id(0) * BLOCK_OUT
     facts_ahead = _load_facts(facts, facts_stride, first, outs, PADDED_GROUPS, BLOCK_OUT, LINES, GROUPS, WARPS)
-    warp, side, place = _axes(WARPS, LINES, QUARTER, words_of)
+    warp, side, place = axes(WARPS, LINES, QUARTER, words_of)
     words = weight.to(gl.pointer_type(gl.uint16)) + _line(first, side, outs, BLOCK_OUT) * (INS // 4)
     words += warp * QUARTER + place
     ahead = ()
     for step in gl.static_range(STAGES):
         ahead = ahead + (_load_words(words, warp, step, GROUPS, WARPS),)
     if CHAINED:
-        _call("griddepcontrol.wait; mov.b32 $0, 0;")
-    warp_in, place_in, column = _axes(WARPS, QUARTER, COLUMNS, right)
+        wait_for_last()
+    warp_in, place_in, column = axes(WARPS, QUARTER, COLUMNS, right)
     row = column % ROWS
     inputs = x + row * INS + warp_in * GROUP + (column // ROWS * QUARTER + place_in)
     inputs_ahead = ()
@@ -97,11 +97,11 @@ def product(
 
     kept_as: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [1, 0])
     kept = gl.allocate_shared_memory(gl.int32, [PADDED_GROUPS, LINES], kept_as, facts_ahead)
-    _wait_for_all()
-    _, _, column_out = _axes(WARPS, LINES, COLUMNS, sums_of)
+    wait_for_all()
+    _, _, column_out = axes(WARPS, LINES, COLUMNS, sums_of)
     quarter = column_out // ROWS
     share = gl.where(quarter % 2 == 0, 1.0, 1 / 16)
-    nothing = gl.zeros([WARPS, 16 if LINES == 8 else LINES, COLUMNS], gl.float32, layout=cores)
+    nothing = gl.zeros([WARPS, 16 if LINES == 8 else LINES, COLUMNS], gl.float32, layout=answer_of)
     ones = gl.full([WARPS, 16 if LINES == 8 else LINES, QUARTER], 1.0, gl.float16, layout=left)
     sums = gl.zeros([WARPS, LINES, COLUMNS], gl.float32, layout=sums_of)
     for step in gl.static_range(STEPS):
@@ -118,7 +118,7 @@ def product(
         sums = scales * _products(word, here, nothing, quarter, left, sums_of) + sums
         sums = zeros * _upper(mma_v2(ones, here, nothing), sums_of) + sums
     if CHAINED and LATE:
-        _call("griddepcontrol.launch_dependents; mov.b32 $0, 0;")
+        let_next_begin()
 
     gathered = gl.permute(gl.reshape(sums, [WARPS, SIDES, BLOCK_OUT, 4, ROWS]), [2, 4, 1, 0, 3])
     gathered = gl.reshape(gathered, [BLOCK_OUT * ROWS, SIDES, 4 * WARPS])
@@ -136,21 +136,15 @@ def product(
         answer = gl.convert_layout(gl.reshape(total, [BLOCK_OUT * ROWS]), numbers)
     if ADD:
         answer += before.to(gl.float32)
-    answer = _narrow(answer, y.dtype.element_ty)
+    answer = narrow(answer, y.dtype.element_ty)
     gl.store(answers, answer, mask=is_answer)
     if PREPARED:
         wide = answer.to(gl.float32)
-        next_input = _narrow(wide * next_norm.to(gl.float32), scaled.dtype.element_ty)
+        next_input = narrow(wide * next_norm.to(gl.float32), scaled.dtype.element_ty)
         gl.store(scaled + out_row * outs + out, next_input, mask=is_answer)
         for each in gl.static_range(ROWS):
             square = gl.sum(gl.where(out_row == each, wide * wide, 0.0), 0)
             gl.store(new_squares + gl.program_id(0) * rows + each, square, mask=each < rows)
-
-
-@gluon.constexpr_function
-def _cores(warps):
-    """Lay out [warps, lines, columns] as tensor cores answer."""
-    return gl.NVMMADistributedLayout(version=[2, 0], warps_per_cta=[warps, 1, 1], instr_shape=[1, 16, 8])
 
 
 @gluon.constexpr_function
@@ -160,21 +154,6 @@ def _eight_lines(warps, columns):
     lanes = [[0, 0, columns // 4], [0, 0, columns // 2], [0, 1, 0], [0, 2, 0], [0, 4, 0]]
     owners = [[2**bit, 0, 0] for bit in range(warps.bit_length() - 1)]
     return gl.DistributedLinearLayout(thread, lanes, owners, [], [warps, 8, columns])
-
-
-@gluon.jit
-def _axes(A: gl.constexpr, B: gl.constexpr, C: gl.constexpr, layout: gl.constexpr):
-    """Number the places of [A, B, C]: [A, 1, 1], [1, B, 1] and [1, 1, C]."""
-    a = gl.arange(0, A, layout=gl.SliceLayout(1, gl.SliceLayout(2, layout)))[:, None][:, :, None]
-    b = gl.arange(0, B, layout=gl.SliceLayout(0, gl.SliceLayout(2, layout)))[None, :][:, :, None]
-    c = gl.arange(0, C, layout=gl.SliceLayout(0, gl.SliceLayout(1, layout)))[None, :][:, None, :]
-    return a, b, c
-
-
-@gluon.jit
-def _call(code: gl.constexpr):
-    """Give an order to the processor, between the loads and stores before it and those after it."""
-    gl.inline_asm_elementwise(code, "=r", [], gl.int32, is_pure=False, pack=1)
 
 
 @gluon.jit
@@ -275,11 +254,3 @@ def _half(lines, number: gl.constexpr, sums_of: gl.constexpr):
     parts = gl.reshape(lines, [lines.shape[0], 2, 8, lines.shape[2]])
     halves = gl.split(gl.permute(parts, [0, 2, 3, 1]))
     return gl.convert_layout(halves[number], sums_of, assert_trivial=True)
-
-
-@gluon.jit
-def _narrow(values, KIND: gl.constexpr):
-    """Do what `kernels.narrow` does."""
-    if gl.float16 == KIND:
-        values = gl.minimum(gl.maximum(values, -65504.0), 65504.0)
-    return values.to(KIND)

@@ -9,11 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from yue_cli.engines.native import attention_kernels, chain, tiles
+from yue_cli.engines.native import attention_kernels, chain, gluon, tiles
 from yue_cli.engines.native.cache import BEHIND, Cache, EightBitCache
 from yue_cli.engines.native.model import Llama
 from yue_cli.engines.native.products import Norm, Residual, add_product, project_normed, read_dtype
 from yue_cli.engines.native.quantized import Matrix
+
+_GROUPED = "grouped_kernels"
 
 
 class FusedStep:
@@ -61,43 +63,47 @@ class FusedStep:
         config, model = self._model.config, self._model
         heads, shared, size = config.heads, config.key_value_heads, config.head_size
         tokens, rows, groups = len(qkv), len(qkv) // count, heads // shared
-        scales = (cache.key_scales, cache.value_scales) if isinstance(cache, EightBitCache) else (None, None)
         device = qkv.device
-        cut = tiles.attention_cut(
-            groups, cache.bits, rows * shared, chain.is_hopper(device), chain.multiprocessors(device)
-        )
+        cut = find_cut(cache, qkv.dtype, groups, count)
         assert cut.block <= BEHIND, f"blocks of {cut.block} keys end outside the cache"
         sums = torch.empty(rows, shared, cut.chunks, groups * count, size, dtype=torch.float32, device=device)
         peaks = torch.empty(rows, shared, cut.chunks, groups * count, 2, dtype=torch.float32, device=device)
         attended = torch.empty(tokens, heads * size, dtype=dtype, device=device)
+        known = qkv, model.cosine, model.sine, cache.keys, cache.values
+        places, sharpness = cache.keys.shape[2], math.log2(math.e) / math.sqrt(size)
+        others = filled, sums, peaks, self._arrived, attended, places, sharpness
+        wanted = {"SHARED": shared, "CHUNKS": cut.chunks, "BLOCK": cut.block, "WARPS": cut.warps}
+        wanted |= {"num_warps": cut.warps, **chain.link(device)}
+        if isinstance(cut, tiles.GroupedCut):
+            grouped = gluon.find(_GROUPED)
+            assert grouped is not None
+            grouped.attend[cut.chunks, shared, rows](*known, *others, **wanted, BUFFERS=cut.buffers)
+            return attended
+        scales = (cache.key_scales, cache.value_scales) if isinstance(cache, EightBitCache) else (None, None)
         attention_kernels.attend[cut.chunks, shared, rows](
-            qkv,
-            model.cosine,
-            model.sine,
-            cache.keys,
-            cache.values,
+            *known,
             *scales,
-            filled,
-            sums,
-            peaks,
-            self._arrived,
-            attended,
-            cache.keys.shape[2],
-            math.log2(math.e) / math.sqrt(size),
+            *others,
+            **wanted,
             COUNT=count,
             GROUPS=groups,
-            SHARED=shared,
             SIZE=size,
             QUERIES=tiles.padded_queries(groups * count, cache.bits),
-            CHUNKS=cut.chunks,
-            BLOCK=cut.block,
-            WARPS=cut.warps,
             BITS=cache.bits,
-            FIRST_LAST=cut.first_last,
-            HELD=cut.is_held,
-            num_warps=cut.warps,
             num_stages=cut.stages,
             maxnreg=cut.registers,
-            **chain.link(device),
         )
         return attended
+
+
+def find_cut(cache: Cache, dtype: torch.dtype, groups: int, count: int) -> tiles.Cut | tiles.GroupedCut:
+    """Choose how attention cuts up the keys.
+
+    dtype: of the queries. groups: heads that share a key. count: queries a row.
+    """
+    rows, shared, _, size = cache.keys.shape
+    is_grouped = (groups, size, count) == (tiles.GROUPED, tiles.GROUPED_SIZE, 1)
+    if is_grouped and cache.keys.dtype == dtype != torch.float32 and gluon.find(_GROUPED) is not None:
+        device = cache.keys.device
+        return tiles.grouped_cut(rows * shared, chain.is_hopper(device), chain.multiprocessors(device))
+    return tiles.attention_cut(groups, cache.bits)

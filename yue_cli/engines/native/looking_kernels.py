@@ -24,8 +24,6 @@ def look(
     total,  # [SIZE, QUERIES]
     keys,
     values,
-    held_keys,  # HELD: those of the first block, which are at hand
-    held_values,
     slots,
     first,
     stop,
@@ -34,8 +32,6 @@ def look(
     QUERIES: tl.constexpr,
     BLOCK: tl.constexpr,
     WARPS: tl.constexpr,
-    FIRST_LAST: tl.constexpr,
-    HELD: tl.constexpr,
 ):
     """Look at the keys from `first` to `stop` too: the highest scores, sums of weights and of values.
 
@@ -43,50 +39,27 @@ def look(
     lies behind the keys is finite, and counts nothing.
     """
     PART: tl.constexpr = BLOCK // WARPS
-    key_at, value_at, key = block_places(SIZE, BLOCK, WARPS)
-    q = tl.broadcast_to(q[None], (WARPS, SIZE, QUERIES))
-    peak, weights = dealt_weights(peak, weights, WARPS, PART)
-    total = dealt(total, WARPS)
-    for start in range(first + BLOCK if HELD else first, stop, BLOCK):
-        block = start
-        if FIRST_LAST and not HELD:
-            block = tl.where(start + BLOCK < stop, start + BLOCK, first)
-        k = tl.load(keys + (slots + block) * SIZE + key_at)
-        v = tl.load(values + (slots + block) * SIZE + value_at)
-        is_old = (block + key < stop)[:, :, None]
-        peak, weights, total = _look_at_block(q, k, v, is_old, sharpness, peak, weights, total)
-    if HELD:
-        is_old = (first + key < stop)[:, :, None]
-        peak, weights, total = _look_at_block(q, held_keys, held_values, is_old, sharpness, peak, weights, total)
-    return _joined(peak, weights, total)
-
-
-@triton.jit
-def block_places(SIZE: tl.constexpr, BLOCK: tl.constexpr, WARPS: tl.constexpr):
-    """Tell where keys [WARPS, PART, SIZE] and values [WARPS, SIZE, PART] of a block lie; which keys: [WARPS, PART]."""
-    PART: tl.constexpr = BLOCK // WARPS
     feature, place = tl.arange(0, SIZE), tl.arange(0, PART)
     begin = (tl.arange(0, WARPS) * PART)[:, None]
     key = begin + order(place, 2)[None, :]
     key_at = key[:, :, None] * SIZE + feature[None, None, :]
     value_at = (begin + place[None, :])[:, None, :] * SIZE + feature[None, :, None]
-    return key_at, value_at, key
-
-
-@triton.jit
-def _look_at_block(q, k, v, is_old, sharpness, peak, weights, total):
-    """Look at the keys of a block that are old, that is, there before this step: is_old [WARPS, PART, 1].
-
-    k and v as `block_places` says. Returns peak, weights and total with what was found, of the shapes that they had.
-    """
-    scores = tl.dot(k, q, input_precision="ieee") * sharpness
-    scores = tl.where(is_old, scores, float("-inf"))
-    higher = tl.maximum(peak, tl.max(scores, 1))
-    fade = tl.exp2(peak - higher)
-    weight = tl.exp2(scores - higher[:, None, :])
-    weights = weights * fade[:, None, :] + weight
-    weight = _in_order(weight.to(v.dtype), 2)
-    return higher, weights, tl.dot(v, weight, total * fade[:, None, :], input_precision="ieee")
+    q = tl.broadcast_to(q[None], (WARPS, SIZE, QUERIES))
+    peak, weights = dealt_weights(peak, weights, WARPS, PART)
+    total = dealt(total, WARPS)
+    for start in range(first, stop, BLOCK):
+        k = tl.load(keys + (slots + start) * SIZE + key_at)
+        scores = tl.dot(k, q, input_precision="ieee") * sharpness
+        scores = tl.where((start + key < stop)[:, :, None], scores, float("-inf"))
+        higher = tl.maximum(peak, tl.max(scores, 1))
+        fade = tl.exp2(peak - higher)
+        weight = tl.exp2(scores - higher[:, None, :])
+        weights = weights * fade[:, None, :] + weight
+        peak = higher
+        v = tl.load(values + (slots + start) * SIZE + value_at)
+        weight = _in_order(weight.to(v.dtype), 2)
+        total = tl.dot(v, weight, total * fade[:, None, :], input_precision="ieee")
+    return _joined(peak, weights, total)
 
 
 @triton.jit

@@ -3,22 +3,18 @@
 Whoever has no kernel, and many rows, are PyTorch's business.
 """
 
-import importlib
 from dataclasses import dataclass
-from functools import lru_cache
-from types import ModuleType
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from yue_cli.engines.native import chain, kernels, tiles
+from yue_cli.engines.native import chain, gluon, kernels, tiles
 from yue_cli.engines.native.formats import GROUP
 from yue_cli.engines.native.model import linear
 from yue_cli.engines.native.quantized import Int4Weight, Int8Weight, Matrix, QuantizedWeight
 
-# Of Triton, with which `few_kernels` compiles: its language is new and still changes.
-_FEW_TRITON = (3, 6), (3, 9)
+_FEW = "few_kernels"  # needed only for 4 bits
 
 
 @dataclass(frozen=True)
@@ -134,22 +130,10 @@ def unpack(weight: QuantizedWeight, dtype: torch.dtype) -> Tensor:
     return y
 
 
-@lru_cache
-def few_kernels() -> ModuleType | None:
-    """Import the kernel of few rows, where this Triton has its language; only 4 bits need it, and it takes a while."""
-    first, last = _FEW_TRITON
-    if kernels.INTERPRETED or not first <= kernels.TRITON <= last:
-        return None
-    try:
-        return importlib.import_module("yue_cli.engines.native.few_kernels")
-    except (ImportError, AttributeError):
-        return None
-
-
 def find_tile(x: Tensor, weight: Matrix, gated: bool = False) -> tiles.Tile | tiles.FewRows | None:
     """Choose how x [tokens, in] is multiplied by weight [out, in]; None where that is PyTorch's business."""
     outs = len(weight) // 2 if gated else len(weight)
-    knows_few = isinstance(weight, Int4Weight) and x.dtype != torch.float32 and few_kernels() is not None
+    knows_few = isinstance(weight, Int4Weight) and x.dtype != torch.float32 and gluon.find(_FEW) is not None
     return tiles.find(type(weight), outs, x.shape[1], len(x), gated, chain.is_hopper(x.device), knows_few)
 
 
@@ -195,7 +179,7 @@ def _multiply(
         "PREPARED": prepared is not None and prepared.scaled is not None,
     }
     if isinstance(tile, tiles.FewRows):
-        few = few_kernels()
+        few = gluon.find(_FEW)
         assert few is not None and tokens <= tiles.FEW_ROWS
         few.product[outs // tile.out,](
             *given,

@@ -15,6 +15,7 @@ MOST_ROWS = 64  # of a product by a kernel; more are PyTorch's business
 LEAST_ROWS = {16: 16, 8: 8, 4: 8}  # that tensor cores take, by the bits of a weight; fewer are filled up
 LEAST_COLUMNS = 16  # of the result, that tensor cores take
 FEW_ROWS = 2  # that, with four bits, have a kernel of their own: `few_kernels.py`
+GROUPED, GROUPED_SIZE = 8, 128  # heads that share a key, and their size, for which there is one: `grouped_kernels.py`
 
 
 @dataclass(frozen=True)
@@ -50,34 +51,43 @@ class FewRows:
 
 @dataclass(frozen=True)
 class Cut:
-    """How attention cuts up the keys. All but the last three are part of the numbers: they order the sums."""
+    """How attention cuts up the keys. All but the last two are part of the numbers: they order the sums."""
 
     chunks: int  # of a row, at most
     block: int  # keys that a program looks at at once
     warps: int  # each looks at its part of a block: 16 keys or more, 32 of those in bytes
-    first_last: bool = False  # a chunk's first block is looked at last, so that it may be held
     stages: int = 2
     registers: int | None = None  # that a thread may have, so that more programs fit; None: what the compiler likes
-    is_held: bool = False  # it is loaded while the kernel before works
+
+
+@dataclass(frozen=True)
+class GroupedCut:
+    """The same for the kernel of `grouped_kernels.py`. All but the last one are part of the numbers."""
+
+    chunks: int
+    block: int
+    warps: int
+    buffers: int  # blocks that are under way
 
 
 _AHEAD = 512  # bytes; more gets into the way of what is needed first
 
 
-def attention_cut(groups: int, bits: int, keys: int, is_hopper: bool, multiprocessors: int) -> Cut:
+def attention_cut(groups: int, bits: int) -> Cut:
     """Choose for a number of heads that share a key. What is part of the numbers knows no number of rows.
 
-    bits: of a number in the cache. keys: heads of keys, in all rows. multiprocessors: of the GPU.
+    bits: of a number in the cache.
     """
-    if groups > 2 and bits > 8:
-        cut = Cut(16, 128, warps=4, first_last=True)
-        # A program that holds a block has a multiprocessor to itself; one that comes later would only wait for it.
-        if is_hopper and cut.chunks * keys <= multiprocessors:
-            return replace(cut, is_held=True)
-        return replace(cut, stages=3) if is_hopper else cut
     if groups > 2:
         return Cut(16, 128, warps=4, stages=2)
     return Cut(2, 128, warps=4, stages=2, registers=96) if bits <= 8 else Cut(2, 64, warps=2, stages=3)
+
+
+def grouped_cut(keys: int, is_hopper: bool, multiprocessors: int) -> GroupedCut:
+    """Choose for eight heads that share a key. keys: heads of keys, in all rows. multiprocessors: of the GPU."""
+    cut = GroupedCut(16, 128, warps=4, buffers=1)
+    # A program that has a multiprocessor to itself takes its memory; else more programs do more.
+    return replace(cut, buffers=3) if is_hopper and cut.chunks * keys <= multiprocessors else cut
 
 
 def ahead(row_bytes: int) -> int:
