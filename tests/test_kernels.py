@@ -32,7 +32,7 @@ from yue_cli.engines.native.quantized import Int4Weight, Int8Weight  # noqa: E40
 
 DEVICE = torch.device("cpu" if kernels.INTERPRETED else "cuda")
 DTYPES = (torch.float32, torch.float16) if kernels.INTERPRETED else (torch.float16, torch.bfloat16)
-HOPPER = chain.is_hopper(DEVICE)
+HOPPER = chain.multiprocessors(DEVICE) if chain.is_hopper(DEVICE) else 0
 
 needs_device = pytest.mark.skipif(
     not kernels.INTERPRETED and not torch.cuda.is_available(), reason="needs a GPU, or TRITON_INTERPRET=1"
@@ -131,6 +131,42 @@ def test_products_with_quantized_weights(dtype: torch.dtype, kind: type, rows: i
     expected = normed(x, norm.weight) @ weight.dequantize().T
     found = project_normed(Residual(x), norm, weight, gated=shape == "gated")
     torch.testing.assert_close(found.float(), gate(expected) if shape == "gated" else expected, atol=close, rtol=0)
+
+
+@needs_device
+@pytest.mark.parametrize("kind", [Tensor, Int8Weight, Int4Weight], ids=["plain", "8 bits", "4 bits"])
+@pytest.mark.parametrize("shape", ["plain", "gated", "added"])
+@pytest.mark.parametrize("lines", [20, 31])
+def test_products_whose_programs_have_no_power_of_two_of_columns(
+    dtype: torch.dtype, kind: type, shape: str, lines: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last of them has fewer, and what is not its own is neither read nor written."""
+    rows, inner, outs = 3, 384, 112
+    tile = tiles.Tile(32, 128 if kind is Tensor else 256, warps=4, stages=2, lines=lines)
+    monkeypatch.setattr(tiles, "find", lambda *asked: tile)
+    x, numbers = draw(rows, inner, dtype=dtype), draw(outs * (2 if shape == "gated" else 1), inner, scale=inner**-0.5)
+    weight = numbers.to(dtype) if kind is Tensor else kind.quantize(numbers)
+    wide = weight.float() if kind is Tensor else weight.dequantize()
+    if shape != "added":
+        norm = Norm(1 + draw(inner, scale=0.1, dtype=dtype), EPSILON)
+        expected = normed(x, norm.weight) @ wide.T
+        found = project_normed(Residual(x), norm, weight, gated=shape == "gated")
+        torch.testing.assert_close(
+            found.float(), gate(expected) if shape == "gated" else expected, atol=CLOSE[dtype], rtol=0
+        )
+        return
+    norm, x = Norm(1 + draw(outs, scale=0.1, dtype=dtype), EPSILON), x.to(read_dtype(weight, dtype))
+    around = torch.full((rows + 2, outs), 7.0, dtype=dtype, device=DEVICE)
+    residual = Residual(around[1:-1])
+    add_product(residual, x, weight, norm)
+    torch.testing.assert_close(residual.x.float() - 7, x.float() @ wide.T, atol=4 * CLOSE[dtype], rtol=0)
+    assert (around[[0, -1]] == 7).all()
+    if dtype != torch.float16:  # which is normalized before it is multiplied
+        assert residual.squares is not None and residual.scaled is not None
+        assert residual.squares.shape == (-(-outs // lines), rows)
+        torch.testing.assert_close(residual.squares.sum(0), residual.x.float().square().sum(1))
+        expected = residual.x.float() * norm.weight.float()
+        torch.testing.assert_close(residual.scaled.float(), expected, atol=8 * CLOSE[dtype], rtol=0)
 
 
 @needs_device

@@ -11,6 +11,7 @@ from yue_cli.engines.native import tiles
 from yue_cli.engines.native.formats import GROUP
 from yue_cli.engines.native.quantized import Int4Weight, Int8Weight
 
+HOPPER = 132  # multiprocessors of an H200
 PUBLISHED = [(5120, 4096, False), (4096, 4096, False), (11008, 4096, True), (4096, 11008, False), (83968, 4096, False)]
 
 
@@ -19,15 +20,18 @@ PUBLISHED = [(5120, 4096, False), (4096, 4096, False), (11008, 4096, True), (409
     inner=st.integers(1, 100).map(lambda n: 64 * n),
     rows=st.integers(1, 80),
     gated=st.booleans(),
-    is_hopper=st.booleans(),
+    hopper=st.sampled_from([0, 114, 132]),
     kind=st.sampled_from([Tensor, Int8Weight, Int4Weight]),
 )
-def test_a_tile_fits_its_matrix(outs: int, inner: int, rows: int, gated: bool, is_hopper: bool, kind: type) -> None:
-    tile = tiles.find(kind, outs, inner, rows, gated, is_hopper)
+def test_a_tile_fits_its_matrix(outs: int, inner: int, rows: int, gated: bool, hopper: int, kind: type) -> None:
+    tile = tiles.find(kind, outs, inner, rows, gated, hopper)
     if rows > tiles.MOST_ROWS or (kind is not Tensor and inner % GROUP):
         assert tile is None
     elif tile is not None:
-        assert outs % tile.out == 0
+        assert outs % tile.out == 0 or 0 < tile.lines < tile.out
+        lines = tile.lines or tile.out
+        assert (tile.programs(outs) - 1) * lines < outs <= tile.programs(outs) * lines
+        assert tile.split == 1 or tile.lines == 0
         least = 16 if kind is Tensor else GROUP
         assert tile.inner % least == 0
         steps = tile.inner // least
@@ -42,7 +46,7 @@ def test_a_tile_fits_its_matrix(outs: int, inner: int, rows: int, gated: bool, i
 
 @given(outs=st.integers(1, 700).map(lambda n: 16 * n), groups=st.integers(1, 100), gated=st.booleans())
 def test_a_tile_for_few_rows_fits_its_matrix(outs: int, groups: int, gated: bool) -> None:
-    tile = tiles.find(Int4Weight, outs, GROUP * groups, tiles.FEW_ROWS, gated, True, knows_few=True)
+    tile = tiles.find(Int4Weight, outs, GROUP * groups, tiles.FEW_ROWS, gated, HOPPER, knows_few=True)
     assert isinstance(tile, tiles.FewRows)
     assert outs % tile.out == 0
     lines = 2 * tile.out if gated else tile.out
@@ -50,7 +54,7 @@ def test_a_tile_for_few_rows_fits_its_matrix(outs: int, groups: int, gated: bool
     assert (tile.stages - 1) * tile.warps < groups  # else it would load what is not there
     assert groups <= tile.padded_groups(GROUP * groups) < 2 * (groups + tile.warps)
     for rows, knows_few in ((tiles.FEW_ROWS + 1, True), (tiles.FEW_ROWS, False)):
-        other = tiles.find(Int4Weight, outs, GROUP * groups, rows, gated, True, knows_few)
+        other = tiles.find(Int4Weight, outs, GROUP * groups, rows, gated, HOPPER, knows_few)
         assert isinstance(other, tiles.Tile)
 
 
@@ -58,8 +62,18 @@ def test_a_tile_for_few_rows_fits_its_matrix(outs: int, groups: int, gated: bool
 @pytest.mark.parametrize("kind", [Int8Weight, Int4Weight, Tensor])
 @pytest.mark.parametrize(("outs", "inner", "gated"), PUBLISHED)
 def test_every_matrix_of_stage_1_has_one(outs: int, inner: int, gated: bool, kind: type, rows: int) -> None:
-    assert tiles.find(kind, outs, inner, rows, gated, True) is not None
-    assert tiles.find(kind, outs, inner, rows, gated, False) is not None
+    assert tiles.find(kind, outs, inner, rows, gated, HOPPER) is not None
+    assert tiles.find(kind, outs, inner, rows, gated, 0) is not None
+
+
+@pytest.mark.parametrize("rows", [2, 20, 32])
+@pytest.mark.parametrize(("outs", "inner", "gated"), PUBLISHED)
+def test_every_multiprocessor_has_as_many_columns(outs: int, inner: int, gated: bool, rows: int) -> None:
+    tile = tiles.find(Tensor, outs, inner, rows, gated, HOPPER)
+    assert isinstance(tile, tiles.Tile)
+    programs = tile.programs(outs) * len(tile.shares(inner))
+    most = -(-programs // HOPPER) * (tile.lines or tile.out) / len(tile.shares(inner))
+    assert most < 1.04 * outs / HOPPER
 
 
 def test_the_chunks_of_attention_depend_on_neither_gpu_nor_rows() -> None:
@@ -80,6 +94,6 @@ def test_what_is_fetched_ahead_is_some_sixteens_of_a_row_and_never_more() -> Non
 @pytest.mark.parametrize("rows", [1, 2, 8, 20, 32, 64])
 def test_a_tile_has_no_more_rows_than_threads(kind: type, rows: int) -> None:
     for outs, inner, gated in PUBLISHED:
-        for is_hopper in (False, True):
-            tile = tiles.find(kind, outs, inner, rows, gated, is_hopper)
+        for hopper in (0, HOPPER):
+            tile = tiles.find(kind, outs, inner, rows, gated, hopper)
             assert tile is None or tile.out <= 32 * tile.warps

@@ -56,7 +56,8 @@ def product(
     outs,
     INS: tl.constexpr,
     ROWS: tl.constexpr,  # rows, rounded up to what tensor cores take
-    BLOCK_OUT: tl.constexpr,  # divides outs
+    BLOCK_OUT: tl.constexpr,
+    LINES: tl.constexpr,  # columns of y that a program takes, the last one perhaps fewer; if BLOCK_OUT, it divides outs
     BLOCK_IN: tl.constexpr,  # fewer BITS than 16: some groups
     GROUP: tl.constexpr,  # columns; BITS 4: those that share a scale and a zero
     BITS: tl.constexpr,  # of a weight
@@ -69,32 +70,35 @@ def product(
     AHEAD: tl.constexpr,  # bytes of each row of the weight that are asked for before x is there
     CHAINED: tl.constexpr,
 ):
-    """Compute y = x @ weight.T for BLOCK_OUT columns, all rows; several programs may share the columns of x.
+    """Compute y = x @ weight.T for some columns, all rows; several programs may share the columns of x.
 
     The weights are the left operand: they fill the long side of the tensor cores' tiles, the few rows the short one.
     """
-    out = tl.program_id(0) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
+    out = tl.program_id(0) * LINES + tl.arange(0, BLOCK_OUT)
     begin = tl.program_id(1) * SHARE
-    _begin_product(weight + begin, outs, BLOCK_OUT, INS // 2 if BITS == 4 else INS, AHEAD, GATED, CHAINED)
+    _begin_product(weight + begin, outs, LINES, INS // 2 if BITS == 4 else INS, AHEAD, GATED, CHAINED)
     row = tl.arange(0, ROWS)
     is_row = row < rows
+    is_out = _is_own(out, outs, BLOCK_OUT, LINES)
     place = row[None, :] * outs + out[:, None]
+    is_answer = is_row[None, :] & is_out[:, None]
     # What is needed at the end is asked for now.
     if ADD:
-        before = tl.load(y + place, mask=is_row[None, :], other=0.0)
+        before = tl.load(y + place, mask=is_answer, other=0.0)
     if PARTS > 0:
         part = tl.arange(0, triton.next_power_of_2(PARTS))
         is_part = (part < PARTS)[:, None] & is_row[None, :]
         parts = tl.load(squares + part[:, None] * rows + row[None, :], mask=is_part, other=0.0)
     if PREPARED:
-        scale = tl.load(norm + out)
+        scale = tl.load(norm + out, mask=is_out, other=0.0)
     if BITS == 16:
         stop = tl.minimum(begin + SHARE, INS)
-        total, other = _blocks(x, weight, begin, stop, rows, outs, INS, ROWS, BLOCK_OUT, BLOCK_IN, GATED)
+        total, other = _blocks(x, weight, begin, stop, rows, outs, INS, ROWS, BLOCK_OUT, LINES, BLOCK_IN, GATED)
     else:
         total, other = _groups(
-            x, weight, facts, facts_stride, rows, outs, INS, ROWS, BLOCK_OUT, BLOCK_IN, GROUP, BITS, STAGES, GATED
-        )
+            x, weight, facts, facts_stride, rows, outs, INS, ROWS, BLOCK_OUT, LINES, BLOCK_IN, GROUP, BITS, STAGES,
+            GATED,
+        )  # fmt: skip
     if SHARE < INS:
         # Whoever is last adds up all shares, in their order. What others wrote is not in its own cache.
         SHARES: tl.constexpr = (INS + SHARE - 1) // SHARE
@@ -116,12 +120,18 @@ def product(
     if ADD:
         total += before.to(tl.float32)
     answer = narrow(total, y.dtype.element_ty)
-    tl.store(y + place, answer, mask=is_row[None, :])
+    tl.store(y + place, answer, mask=is_answer)
     if PREPARED:
         wide = answer.to(tl.float32)
         next_input = wide * scale.to(tl.float32)[:, None]
-        tl.store(scaled + place, narrow(next_input, scaled.dtype.element_ty), mask=is_row[None, :])
+        tl.store(scaled + place, narrow(next_input, scaled.dtype.element_ty), mask=is_answer)
         tl.store(new_squares + tl.program_id(0) * rows + row, tl.sum(wide * wide, 0), mask=is_row)
+
+
+@triton.jit
+def _is_own(out, outs, BLOCK_OUT: tl.constexpr, LINES: tl.constexpr):
+    """Tell which of the columns [BLOCK_OUT] are a program's own; the others count nothing."""
+    return (out < outs) & (tl.arange(0, BLOCK_OUT) < LINES) if LINES < BLOCK_OUT else out >= 0
 
 
 @triton.jit
@@ -135,6 +145,7 @@ def _blocks(
     INS: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK_OUT: tl.constexpr,
+    LINES: tl.constexpr,
     BLOCK_IN: tl.constexpr,
     GATED: tl.constexpr,
 ):
@@ -143,25 +154,32 @@ def _blocks(
     Returns float32 [BLOCK_OUT, ROWS], twice.
     """
     row, inner = tl.arange(0, ROWS), tl.arange(0, BLOCK_IN)
-    out = tl.program_id(0) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
+    out = tl.program_id(0) * LINES + tl.arange(0, BLOCK_OUT)
     weights = weight + out[:, None] * INS + inner[None, :]
     inputs = x + row[None, :] * INS + inner[:, None]
     total = tl.zeros((BLOCK_OUT, ROWS), tl.float32)
     other = tl.zeros((BLOCK_OUT, ROWS), tl.float32)
     is_row = (row < rows)[None, :]
+    is_out = _is_own(out, outs, BLOCK_OUT, LINES)[:, None]
     WHOLE: tl.constexpr = INS % BLOCK_IN == 0
     for start in range(begin, stop, BLOCK_IN):
-        is_inner = None if WHOLE else (start + inner < INS)[None, :]
-        nothing = None if WHOLE else 0.0
+        is_weight = is_out if WHOLE else is_out & (start + inner < INS)[None, :]
         is_input = is_row if WHOLE else is_row & (start + inner < INS)[:, None]
-        tile = tl.load(weights + start, mask=is_inner, other=nothing, eviction_policy="evict_first")
+        tile = _tile(weights + start, is_weight, WHOLE and LINES == BLOCK_OUT)
         columns = tl.load(inputs + start, mask=is_input, other=0.0)
         total = tl.dot(tile, columns, total, input_precision="ieee")
         if GATED:
-            place = weights + outs * INS + start
-            tile = tl.load(place, mask=is_inner, other=nothing, eviction_policy="evict_first")
+            tile = _tile(weights + outs * INS + start, is_weight, WHOLE and LINES == BLOCK_OUT)
             other = tl.dot(tile, columns, other, input_precision="ieee")
     return total, other
+
+
+@triton.jit
+def _tile(places, is_there, IS_WHOLE: tl.constexpr):
+    """Load weights, which are read once. IS_WHOLE: all are there."""
+    if IS_WHOLE:
+        return tl.load(places, eviction_policy="evict_first")
+    return tl.load(places, mask=is_there, other=0.0, eviction_policy="evict_first")
 
 
 @triton.jit
@@ -175,6 +193,7 @@ def _groups(
     INS: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK_OUT: tl.constexpr,
+    LINES: tl.constexpr,
     BLOCK_IN: tl.constexpr,
     GROUP: tl.constexpr,
     BITS: tl.constexpr,
@@ -193,7 +212,9 @@ def _groups(
     WORDS: tl.constexpr = GROUP * BITS // WORD  # of a group of a line
     step, place, row = tl.arange(0, STEP), tl.arange(0, WORDS), tl.arange(0, ROWS)
     side = tl.arange(0, WIDE)
-    line = tl.program_id(0) * BLOCK_OUT + side % BLOCK_OUT + tl.where(side < BLOCK_OUT, 0, outs)
+    own = tl.program_id(0) * LINES + side % BLOCK_OUT
+    is_line = (own < outs) & (side % BLOCK_OUT < LINES) if LINES < BLOCK_OUT else side >= 0
+    line = own + tl.where(side < BLOCK_OUT, 0, outs)
     words = weight if BITS == 8 else weight.to(tl.pointer_type(tl.uint16))
     weights = words + line[None, :, None] * (INS * BITS // WORD) + place[None, None, :]
     inputs = x + row[None, None, :] * INS + place[None, :, None]
@@ -202,13 +223,14 @@ def _groups(
         group = (start + step)[:, None, None]
         is_group = group < INS // GROUP
         is_input = is_group & (row < rows)[None, None, :]
-        tile = tl.load(weights + group * WORDS, mask=is_group, other=0, eviction_policy="evict_first")
+        is_weight = is_group if LINES == BLOCK_OUT else is_group & is_line[None, :, None]
+        tile = tl.load(weights + group * WORDS, mask=is_weight, other=0, eviction_policy="evict_first")
         first = tl.load(inputs + group * GROUP, mask=is_input, other=0.0)
         if BITS == 8:
             sums = tl.dot(_whole_numbers(tile, KIND), first, sums, input_precision="ieee")
         else:
             # The sum of (level * scale + zero) * x is scale * sum(level * x) + zero * sum(x).
-            both = tl.load(facts + group * facts_stride + line[None, :, None], mask=is_group, other=0)
+            both = tl.load(facts + group * facts_stride + line[None, :, None], mask=is_weight, other=0)
             scales, zeros = both << 16, both & -65536  # as a float32 would begin with them
             one, two, three, four = _levels(tile, KIND, RAISED)
             ones = _ones(tile, KIND)
@@ -224,7 +246,7 @@ def _groups(
             sums += scales.to(tl.float32, bitcast=True) * products + zeros.to(tl.float32, bitcast=True) * plain
     total = tl.sum(sums, 0)
     if BITS == 8:
-        total *= tl.load(facts + line)[:, None]
+        total *= tl.load(facts + line, mask=is_line, other=0.0)[:, None]
     other = total
     if GATED:
         sides = tl.reshape(total, (2, BLOCK_OUT, ROWS))
@@ -332,7 +354,7 @@ def _begin(CHAINED: tl.constexpr):
 def _begin_product(
     weight,
     outs,
-    BLOCK_OUT: tl.constexpr,
+    LINES: tl.constexpr,
     SIZE: tl.constexpr,  # elements of a row
     AHEAD: tl.constexpr,  # bytes of it
     GATED: tl.constexpr,
@@ -341,11 +363,13 @@ def _begin_product(
     """CHAINED: begin, but bring weights, which nobody writes, into the GPU's cache while the kernel before works."""
     if CHAINED:
         tl.extra.cuda.gdc_launch_dependents()
-        first = weight + tl.program_id(0).to(tl.int64) * BLOCK_OUT * SIZE
+        first = tl.program_id(0) * LINES
+        count = tl.minimum(outs - first, LINES)
+        first = weight + first.to(tl.int64) * SIZE
         pitch: tl.constexpr = SIZE * weight.dtype.element_ty.primitive_bitwidth // 8
-        _fetch(first, BLOCK_OUT, pitch, AHEAD)
+        _fetch(first, count, pitch, AHEAD)
         if GATED:
-            _fetch(first + outs.to(tl.int64) * SIZE, BLOCK_OUT, pitch, AHEAD)
+            _fetch(first + outs.to(tl.int64) * SIZE, count, pitch, AHEAD)
         tl.extra.cuda.gdc_wait()
 
 

@@ -85,7 +85,7 @@ def add_product(residual: Residual, x: Tensor, weight: Matrix, following: Norm) 
     if tile is not None:
         if y.dtype != torch.float16:  # which may be too narrow for what is not normalized
             residual.scaled = torch.empty_like(y, dtype=following.dtype)
-            residual.squares = y.new_empty(y.shape[1] // tile.out, len(y), dtype=torch.float32)
+            residual.squares = y.new_empty(tile.programs(y.shape[1]), len(y), dtype=torch.float32)
         _multiply(residual, x, weight, y, tile, following=following)
     elif isinstance(weight, Tensor):
         y.addmm_(x, weight.T)
@@ -134,7 +134,8 @@ def find_tile(x: Tensor, weight: Matrix, gated: bool = False) -> tiles.Tile | ti
     """Choose how x [tokens, in] is multiplied by weight [out, in]; None where that is PyTorch's business."""
     outs = len(weight) // 2 if gated else len(weight)
     knows_few = isinstance(weight, Int4Weight) and x.dtype != torch.float32 and gluon.find(_FEW) is not None
-    return tiles.find(type(weight), outs, x.shape[1], len(x), gated, chain.is_hopper(x.device), knows_few)
+    hopper = chain.multiprocessors(x.device) if chain.is_hopper(x.device) else 0
+    return tiles.find(type(weight), outs, x.shape[1], len(x), gated, hopper, knows_few)
 
 
 def _multiply(
@@ -181,7 +182,7 @@ def _multiply(
     if isinstance(tile, tiles.FewRows):
         few = gluon.find(_FEW)
         assert few is not None and tokens <= tiles.FEW_ROWS
-        few.product[outs // tile.out,](
+        few.product[tile.programs(outs),](
             *given,
             tokens,
             outs,
@@ -196,7 +197,7 @@ def _multiply(
         )
         return
     padded = tiles.padded(tokens, tiles.LEAST_ROWS[bits])
-    programs, columns = outs // tile.out, tile.shares(inner)
+    programs, columns = tile.programs(outs), tile.shares(inner)
     shares = counters = None
     if len(columns) > 1:
         shares = y.new_empty(len(columns), outs, padded, dtype=torch.float32)
@@ -208,6 +209,7 @@ def _multiply(
         tokens,
         outs,
         **wanted,
+        LINES=tile.lines or tile.out,
         ROWS=padded,
         BLOCK_IN=tile.inner,
         GROUP=GROUP,

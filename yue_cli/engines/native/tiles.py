@@ -22,12 +22,17 @@ GROUPED, GROUPED_SIZE = 8, 128  # heads that share a key, and their size, for wh
 class Tile:
     """One program's part of a product."""
 
-    out: int  # columns of the result
+    out: int  # columns of the result that it has room for
     inner: int  # columns of x that are multiplied at once
     warps: int
     stages: int  # loads under way
     is_chained: bool = True  # it begins before the kernel before has ended; some are faster apart
     split: int = 1  # programs, at the most, that share the columns of x, which are then read less often
+    lines: int = 0  # columns of the result that it takes, so that all programs have as many; 0: `out`
+
+    def programs(self, outs: int) -> int:
+        """Count the programs that share the columns of the result."""
+        return _quotient(outs, self.lines or self.out)
 
     def shares(self, inner: int) -> list[int]:
         """List how many columns each of these programs takes: some blocks, and the last of them what is left."""
@@ -43,6 +48,10 @@ class FewRows:
     warps: int
     stages: int  # groups of columns that each warp has under way
     is_late: bool = False  # it lets the kernel after it begin when most of its work is done, not at once
+
+    def programs(self, outs: int) -> int:
+        """Count the programs that share the columns of the result."""
+        return outs // self.out
 
     def padded_groups(self, inner: int) -> int:
         """Count the groups that all warps take in whole steps, rounded up to a power of two."""
@@ -70,6 +79,7 @@ class GroupedCut:
     buffers: int  # blocks that are under way
 
 
+_LEAST_LINES = LEAST_COLUMNS // 2  # of a program: with fewer, tensor cores would do more for nothing than for them
 _AHEAD = 512  # bytes; more gets into the way of what is needed first
 
 
@@ -96,27 +106,29 @@ def ahead(row_bytes: int) -> int:
 
 
 def find(
-    kind: type, outs: int, inner: int, rows: int, gated: bool, is_hopper: bool, knows_few: bool = False
+    kind: type, outs: int, inner: int, rows: int, gated: bool, hopper: int, knows_few: bool = False
 ) -> Tile | FewRows | None:
     """Choose the tile of a product, None where there is no kernel for it.
 
-    kind: class of the weight. outs: columns of the result. inner: columns of x. knows_few: is the kernel for few rows
-    there?
+    kind: class of the weight. outs: columns of the result. inner: columns of x. hopper: multiprocessors of a GPU of
+    that generation; 0: it is older. knows_few: is the kernel for few rows there?
     """
     if rows > MOST_ROWS:
         return None
     if kind is Int4Weight and rows <= FEW_ROWS and knows_few:
         return few_rows(outs, inner, gated)
     if kind in (Int8Weight, Int4Weight):
-        return quantized_tile(kind, outs, inner, rows, gated)
-    return product_tile(outs, inner, rows, gated, is_hopper) if issubclass(kind, Tensor) else None
+        return quantized_tile(kind, outs, inner, rows, gated, hopper)
+    return product_tile(outs, inner, rows, gated, hopper) if issubclass(kind, Tensor) else None
 
 
-def product_tile(outs: int, inner: int, rows: int, gated: bool, is_hopper: bool) -> Tile | None:
+def product_tile(outs: int, inner: int, rows: int, gated: bool, hopper: int) -> Tile | None:
     """Choose the tile of a product with weights in 16 bits."""
-    if not is_hopper:
+    if not hopper:
         columns = 32 if outs > 8192 or gated or rows > 32 else 16
         tile = Tile(columns, 256 if rows <= 32 else 128, warps=4, stages=3 if gated else 4)
+    elif gated and outs > 8192:  # two programs on each multiprocessor
+        tile = Tile(64, 128, warps=4, stages=3) if rows <= 16 else Tile(64, 64, warps=4, stages=4)
     elif gated:
         tile = Tile(64, 128, warps=4, stages=5 if rows <= 16 else 4)
     elif inner > outs and outs <= 2048:
@@ -129,13 +141,15 @@ def product_tile(outs: int, inner: int, rows: int, gated: bool, is_hopper: bool)
         tile = Tile(32, 512, warps=4, stages=4 if rows <= 16 else 3)
     else:
         tile = Tile(64, 128, warps=4, stages=7 if rows <= 16 else 5)
-    return _fitted(tile, outs, inner)
+    return _spread(_fitted(tile, outs, inner), outs, hopper)
 
 
-def quantized_tile(kind: type, outs: int, inner: int, rows: int, gated: bool) -> Tile | None:
+def quantized_tile(kind: type, outs: int, inner: int, rows: int, gated: bool, hopper: int) -> Tile | None:
     """Choose the tile of a product with fewer bits: some groups of columns at once; they need not divide all."""
     if inner % GROUP or outs % 16:
         return None
+    if kind is Int8Weight and gated and rows <= 32:
+        return _spread(Tile(16, 2 * GROUP, warps=2, stages=3, is_chained=rows <= 8), outs, hopper)
     if rows > 8:
         few = rows <= 32
         return Tile(16, 4 * GROUP, 4, 3, is_chained=False) if few else Tile(16, 2 * GROUP, 2, 2, is_chained=False)
@@ -145,7 +159,7 @@ def quantized_tile(kind: type, outs: int, inner: int, rows: int, gated: bool) ->
     if kind is Int8Weight and inner == outs and not gated:
         return Tile(columns, 8 * GROUP, warps=4, stages=4)
     if kind is Int8Weight:
-        return Tile(columns, 4 * GROUP, warps=4 if gated else 2, stages=4)
+        return Tile(columns, 4 * GROUP, warps=2, stages=4)
     return Tile(columns, 8 * GROUP, warps=4, stages=3)
 
 
@@ -181,6 +195,17 @@ def _fitted(tile: Tile, outs: int, inner: int) -> Tile | None:
     while outs % columns:
         columns //= 2
     return replace(tile, out=columns, inner=min(tile.inner, padded(inner, 16))) if columns >= LEAST_COLUMNS else None
+
+
+def _spread(tile: Tile | None, outs: int, multiprocessors: int) -> Tile | None:
+    """Let every multiprocessor have as many columns of the result: else those with more keep the others waiting."""
+    if tile is None or tile.split > 1 or not multiprocessors:
+        return tile
+    programs = _quotient(tile.programs(outs), multiprocessors) * multiprocessors
+    lines = max(_quotient(outs, programs), _LEAST_LINES)
+    if outs % lines == 0 and lines == padded(lines, LEAST_COLUMNS):
+        return replace(tile, out=lines)
+    return replace(tile, out=padded(lines + 1, LEAST_COLUMNS), lines=lines)
 
 
 def _quotient(count: int, size: int) -> int:
