@@ -23,6 +23,7 @@ import torch
 
 from benchmarks.kernel_cases import (
     BF16,
+    CUDA,
     KINDS,
     Attention,
     Prepared,
@@ -32,7 +33,7 @@ from benchmarks.kernel_cases import (
     product_cases,
 )
 from benchmarks.kernels import COPIES, graph_us, tell, time_step
-from yue_cli.engines.native import chain, fused, gluon, tiles
+from yue_cli.engines.native import chain, fused, gluon_modules, tiles
 from yue_cli.engines.native.formats import GROUP
 from yue_cli.engines.native.quantized import CLASSES
 from yue_cli.models import FOUR_BIT
@@ -43,6 +44,7 @@ PARTS = 3  # processes that compile the candidates of one case
 TIMES = 8  # that a graph is played for each
 SPLITS = (1, 2, 4)  # programs that share the columns of x
 SHARED_BYTES = 200_000  # shared memory of one program, at most
+TOGETHER = (1, 2, 3, 4, 6)  # programs of a product on a multiprocessor, where its columns are spread evenly
 LEAST_PROGRAMS = 30  # of a product: fewer leave most of a GPU idle
 MOST_BYTES = 65_536  # of a weight, in one program's hands at once
 AHEAD = (128, 512, 1024, 4096)  # bytes of a row
@@ -155,13 +157,13 @@ def candidates(case: Case) -> list[Any]:
         cuts = itertools.product((2, 4, 8, 16, 32), (64, 128), (2, 4, 8), (2, 3), (None, 96, 128))
         least = 16 if case.cache == "auto" else 32  # keys of a warp, that tensor cores take
         found: list[Any] = [tiles.Cut(*cut) for cut in cuts if cut[1] // cut[2] >= least]
-        if case.groups == tiles.GROUPED and case.cache == "auto" and gluon.find("grouped_kernels") is not None:
+        if case.groups == tiles.GROUPED and case.cache == "auto" and gluon_modules.find("grouped_kernels") is not None:
             grouped = itertools.product((8, 16, 32), (64, 128), (4, 8), (1, 2, 3))
             found += [tiles.GroupedCut(*cut) for cut in grouped if cut[1] // cut[2] >= least]
         return found
     outs, inner, gated = case.shape
     wide = 2 if gated else 1
-    if case.kind == FOUR_BIT and case.rows <= tiles.FEW_ROWS and gluon.find("few_kernels") is not None:
+    if case.kind == FOUR_BIT and case.rows <= tiles.FEW_ROWS and gluon_modules.find("few_kernels") is not None:
         few = itertools.product((4, 8, 16, 32), (2, 4, 8, 16), (1, 2, 3, 4, 6, 8), (False, True))
         return [
             tiles.FewRows(out, warps, stages, is_late)
@@ -169,19 +171,23 @@ def candidates(case: Case) -> list[Any]:
             if 8 <= out * wide <= 32 and outs % out == 0 and (stages - 1) * warps < inner // GROUP
         ]
     if case.kind == "plain":
-        sizes = itertools.product((16, 32, 64, 128), (128, 256, 512), (4, 8), (3, 4, 5, 6, 7))
+        sizes = itertools.product((16, 32, 64, 128), (64, 128, 256, 512), (4, 8), (3, 4, 5, 6, 7))
         rows, bits = tiles.padded(case.rows, tiles.LEAST_ROWS[16]), 16
     else:
         sizes = itertools.product((16, 32, 64), (2 * GROUP, 4 * GROUP, 8 * GROUP), (2, 4, 8), (2, 3, 4))
         rows, bits = tiles.padded(case.rows, tiles.LEAST_ROWS[8]), 4 if case.kind == FOUR_BIT else 8
         inner = 8 * GROUP  # the kernel sees to what is left over
     splits = SPLITS if case.kind == "plain" and not gated else SPLITS[:1]
+    multiprocessors = chain.multiprocessors(CUDA) or outs
+    spread = [-(-outs // (count * multiprocessors)) for count in TOGETHER]  # columns, so that all have as many
     return [
-        tiles.Tile(out, depth, warps, stages, split=split)
+        tiles.Tile(out, depth, warps, stages, split=split, columns=columns)
         for out, depth, warps, stages in sizes
         for split in splits
-        if outs % out == 0 == inner % depth
-        and outs // out * split >= LEAST_PROGRAMS
+        for columns in (0, *(taken for taken in spread if split == 1 and out // 2 < taken < out))
+        if (columns or outs % out == 0)
+        and inner % depth == 0
+        and outs // (columns or out) * split >= LEAST_PROGRAMS
         and out * depth * bits // 8 <= MOST_BYTES
         and (out * wide * bits // 8 + rows * BF16.itemsize) * depth * stages <= SHARED_BYTES
     ]

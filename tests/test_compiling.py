@@ -5,7 +5,7 @@ from torch import Tensor
 
 triton = pytest.importorskip("triton")
 
-from yue_cli.engines.native import attention_kernels, gluon, kernels, tiles  # noqa: E402
+from yue_cli.engines.native import attention_kernels, gluon_modules, kernels, tiles  # noqa: E402
 from yue_cli.engines.native.formats import GROUP  # noqa: E402
 from yue_cli.engines.native.quantized import Int4Weight, Int8Weight  # noqa: E402
 
@@ -77,7 +77,7 @@ def test_products_compile(name: str, kind: type, rows: int, capability: int) -> 
         "INS": inner,
         "ROWS": tiles.padded(rows, tiles.LEAST_ROWS[bits]),
         "BLOCK_OUT": tile.out,
-        "LINES": tile.lines or tile.out,
+        "TAKEN": tile.taken,
         "BLOCK_IN": tile.inner,
         "GROUP": GROUP,
         "BITS": bits,
@@ -94,7 +94,7 @@ def test_products_compile(name: str, kind: type, rows: int, capability: int) -> 
     assert made.metadata.shared <= LARGEST_SHARED[capability]
 
 
-@pytest.mark.skipif(gluon.find("few_kernels") is None, reason="needs Triton 3.6 to 3.9")
+@pytest.mark.skipif(gluon_modules.find("few_kernels") is None, reason="needs Triton 3.6 to 3.9")
 @pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize("name", PRODUCTS)
 def test_products_of_few_rows_compile(name: str, capability: int) -> None:
@@ -122,7 +122,7 @@ def test_products_of_few_rows_compile(name: str, capability: int) -> None:
         "LATE": tile.is_late,
         "CHAINED": capability >= 90,
     }
-    made = compiled(gluon.find("few_kernels").product, capability, types, constants, tile, GluonASTSource)
+    made = compiled(gluon_modules.find("few_kernels").product, capability, types, constants, tile, GluonASTSource)
     assert made.metadata.shared <= LARGEST_SHARED[capability]
 
 
@@ -170,18 +170,19 @@ def compile_attention(heads: int, shared: int, rows: int, count: int, size: int,
     assert made.metadata.shared <= LARGEST_SHARED[capability]
 
 
-@pytest.mark.skipif(gluon.find("grouped_kernels") is None, reason="needs Triton 3.6 to 3.9")
+@pytest.mark.skipif(gluon_modules.find("grouped_kernels") is None, reason="needs Triton 3.6 to 3.9")
 @pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize("rows", [2, 32])
-@pytest.mark.parametrize("kind", ["*bf16", "*fp16"])
-def test_attention_of_grouped_heads_compiles(kind: str, rows: int, capability: int) -> None:
+@pytest.mark.parametrize(("kind", "read"), [("*bf16", "*bf16"), ("*bf16", "*fp16"), ("*fp16", "*fp16")])
+def test_attention_of_grouped_heads_compiles(kind: str, read: str, rows: int, capability: int) -> None:
+    """read: by the product after it."""
     from triton.experimental.gluon._runtime import GluonASTSource
 
-    cut = tiles.grouped_cut(4 * rows, capability >= 90, 132)
+    cut = tiles.grouped_cut(4 * rows, 132 if capability >= 90 else 0)
     constants = {"SHARED": 4, "CHUNKS": cut.chunks, "BLOCK": cut.block, "WARPS": cut.warps, "BUFFERS": cut.buffers}
     constants |= {"CHAINED": capability >= 90}
-    types = attention_types(kind) | dict.fromkeys(("qkv", "y"), kind)
-    made = compiled(gluon.find("grouped_kernels").attend, capability, types, constants, cut, GluonASTSource)
+    types = attention_types(kind) | {"qkv": kind, "y": read}
+    made = compiled(gluon_modules.find("grouped_kernels").attend, capability, types, constants, cut, GluonASTSource)
     assert made.metadata.shared <= LARGEST_SHARED[capability]
 
 

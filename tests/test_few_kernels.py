@@ -8,7 +8,7 @@ from torch import Tensor
 
 pytest.importorskip("triton")
 
-from yue_cli.engines.native import gluon, products, tiles
+from yue_cli.engines.native import gluon_modules, products, tiles
 from yue_cli.engines.native.formats import GROUP
 from yue_cli.engines.native.products import Norm, Residual, add_product, project_normed
 from yue_cli.engines.native.quantized import Int4Weight
@@ -17,7 +17,9 @@ from yue_cli.engines.native.tiles import FewRows
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
-    pytest.mark.skipif(gluon.find("few_kernels") is None, reason="needs Triton 3.6 to 3.9, and not its interpreter"),
+    pytest.mark.skipif(
+        gluon_modules.find("few_kernels") is None, reason="needs Triton 3.6 to 3.9, and not its interpreter"
+    ),
 ]
 
 CUDA = torch.device("cuda")

@@ -11,27 +11,30 @@ from yue_cli.engines.native import tiles
 from yue_cli.engines.native.formats import GROUP
 from yue_cli.engines.native.quantized import Int4Weight, Int8Weight
 
-HOPPER = 132  # multiprocessors of an H200
+H200 = 132  # multiprocessors
 PUBLISHED = [(5120, 4096, False), (4096, 4096, False), (11008, 4096, True), (4096, 11008, False), (83968, 4096, False)]
+STAGE_2 = [(6144, 2048, False), (2048, 2048, False), (5504, 2048, True), (2048, 5504, False)]
 
 
 @given(
-    outs=st.integers(1, 200).map(lambda n: 16 * n),
-    inner=st.integers(1, 100).map(lambda n: 64 * n),
+    outs=st.integers(1, 200).map(lambda n: 16 * n) | st.integers(200, 6000).map(lambda n: 16 * n),
+    inner=st.integers(1, 200).map(lambda n: 64 * n),
     rows=st.integers(1, 80),
     gated=st.booleans(),
-    hopper=st.sampled_from([0, 114, 132]),
+    multiprocessors=st.sampled_from([0, 46, 78, 114, 132, 148]),
     kind=st.sampled_from([Tensor, Int8Weight, Int4Weight]),
 )
-def test_a_tile_fits_its_matrix(outs: int, inner: int, rows: int, gated: bool, hopper: int, kind: type) -> None:
-    tile = tiles.find(kind, outs, inner, rows, gated, hopper)
+def test_a_tile_fits_its_matrix(
+    outs: int, inner: int, rows: int, gated: bool, multiprocessors: int, kind: type
+) -> None:
+    tile = tiles.find(kind, outs, inner, rows, gated, multiprocessors)
     if rows > tiles.MOST_ROWS or (kind is not Tensor and inner % GROUP):
         assert tile is None
     elif tile is not None:
-        assert outs % tile.out == 0 or 0 < tile.lines < tile.out
-        lines = tile.lines or tile.out
-        assert (tile.programs(outs) - 1) * lines < outs <= tile.programs(outs) * lines
-        assert tile.split == 1 or tile.lines == 0
+        assert tile.out >= tiles.LEAST_COLUMNS and tile.out & (tile.out - 1) == 0
+        assert outs % tile.out == 0 or 0 < tile.taken < tile.out
+        assert (tile.programs(outs) - 1) * tile.taken < outs <= tile.programs(outs) * tile.taken
+        assert tile.split == 1 or tile.taken == tile.out
         least = 16 if kind is Tensor else GROUP
         assert tile.inner % least == 0
         steps = tile.inner // least
@@ -46,7 +49,7 @@ def test_a_tile_fits_its_matrix(outs: int, inner: int, rows: int, gated: bool, h
 
 @given(outs=st.integers(1, 700).map(lambda n: 16 * n), groups=st.integers(1, 100), gated=st.booleans())
 def test_a_tile_for_few_rows_fits_its_matrix(outs: int, groups: int, gated: bool) -> None:
-    tile = tiles.find(Int4Weight, outs, GROUP * groups, tiles.FEW_ROWS, gated, HOPPER, knows_few=True)
+    tile = tiles.find(Int4Weight, outs, GROUP * groups, tiles.FEW_ROWS, gated, H200, knows_few=True)
     assert isinstance(tile, tiles.FewRows)
     assert outs % tile.out == 0
     lines = 2 * tile.out if gated else tile.out
@@ -54,7 +57,7 @@ def test_a_tile_for_few_rows_fits_its_matrix(outs: int, groups: int, gated: bool
     assert (tile.stages - 1) * tile.warps < groups  # else it would load what is not there
     assert groups <= tile.padded_groups(GROUP * groups) < 2 * (groups + tile.warps)
     for rows, knows_few in ((tiles.FEW_ROWS + 1, True), (tiles.FEW_ROWS, False)):
-        other = tiles.find(Int4Weight, outs, GROUP * groups, rows, gated, HOPPER, knows_few)
+        other = tiles.find(Int4Weight, outs, GROUP * groups, rows, gated, H200, knows_few)
         assert isinstance(other, tiles.Tile)
 
 
@@ -62,25 +65,35 @@ def test_a_tile_for_few_rows_fits_its_matrix(outs: int, groups: int, gated: bool
 @pytest.mark.parametrize("kind", [Int8Weight, Int4Weight, Tensor])
 @pytest.mark.parametrize(("outs", "inner", "gated"), PUBLISHED)
 def test_every_matrix_of_stage_1_has_one(outs: int, inner: int, gated: bool, kind: type, rows: int) -> None:
-    assert tiles.find(kind, outs, inner, rows, gated, HOPPER) is not None
+    assert tiles.find(kind, outs, inner, rows, gated, H200) is not None
     assert tiles.find(kind, outs, inner, rows, gated, 0) is not None
 
 
 @pytest.mark.parametrize("rows", [2, 20, 32])
-@pytest.mark.parametrize(("outs", "inner", "gated"), PUBLISHED)
-def test_every_multiprocessor_has_as_many_columns(outs: int, inner: int, gated: bool, rows: int) -> None:
-    tile = tiles.find(Tensor, outs, inner, rows, gated, HOPPER)
+@pytest.mark.parametrize(
+    ("kind", "outs", "inner", "gated"),
+    [
+        *((Tensor, *shape) for shape in PUBLISHED + STAGE_2),
+        (Int8Weight, 11008, 4096, True),
+        (Int8Weight, 5504, 2048, True),
+    ],
+)
+def test_every_multiprocessor_has_about_as_many_columns(
+    kind: type, outs: int, inner: int, gated: bool, rows: int
+) -> None:
+    tile = tiles.find(kind, outs, inner, rows, gated, H200)
     assert isinstance(tile, tiles.Tile)
-    programs = tile.programs(outs) * len(tile.shares(inner))
-    most = -(-programs // HOPPER) * (tile.lines or tile.out) / len(tile.shares(inner))
-    assert most < 1.04 * outs / HOPPER
+    shares = len(tile.shares(inner))
+    most = -(-tile.programs(outs) * shares // H200) * tile.taken / shares
+    assert most < 1.04 * outs / H200
 
 
 def test_the_chunks_of_attention_depend_on_neither_gpu_nor_rows() -> None:
-    wanted = itertools.product((4, 8, 128), (False, True), (60, 132))
+    wanted = list(itertools.product((4, 8, 128), (0, 60, 132)))
     cuts = [tiles.grouped_cut(*facts) for facts in wanted]
     assert len({(cut.chunks, cut.block, cut.warps) for cut in cuts}) == 1
-    assert [cut.buffers > 1 for cut in cuts] == [False, False, False, True] + [False] * 3 + [True] + [False] * 4
+    alone = [facts for facts, cut in zip(wanted, cuts, strict=True) if cut.buffers > 1]
+    assert alone == [(4, 132), (8, 132)]  # whose programs, sixteen for each head of keys, have a multiprocessor each
 
 
 def test_what_is_fetched_ahead_is_some_sixteens_of_a_row_and_never_more() -> None:
@@ -94,6 +107,6 @@ def test_what_is_fetched_ahead_is_some_sixteens_of_a_row_and_never_more() -> Non
 @pytest.mark.parametrize("rows", [1, 2, 8, 20, 32, 64])
 def test_a_tile_has_no_more_rows_than_threads(kind: type, rows: int) -> None:
     for outs, inner, gated in PUBLISHED:
-        for hopper in (0, HOPPER):
-            tile = tiles.find(kind, outs, inner, rows, gated, hopper)
+        for multiprocessors in (0, H200):
+            tile = tiles.find(kind, outs, inner, rows, gated, multiprocessors)
             assert tile is None or tile.out <= 32 * tile.warps

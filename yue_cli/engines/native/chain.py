@@ -11,6 +11,7 @@ import torch
 from yue_cli.engines.native import kernels
 
 _HOPPER = 9, 0  # compute capability
+_SHARED_BYTES = 200 * 1024  # of shared memory, that the tiles for it take; some younger multiprocessors have half
 
 
 @lru_cache
@@ -21,11 +22,12 @@ def is_hopper(device: torch.device) -> bool:
 
 @lru_cache
 def multiprocessors(device: torch.device) -> int:
-    """Count a GPU's multiprocessors; 0 for what is no GPU."""
-    if device.type != "cuda" or not torch.cuda.is_available():
+    """Count the multiprocessors of a GPU of that generation; 0 for any other, and for one with less shared memory."""
+    if not is_hopper(device):
         return 0
-    count: int = torch.cuda.get_device_properties(device).multi_processor_count
-    return count
+    found = torch.cuda.get_device_properties(device)
+    count: int = found.multi_processor_count
+    return count if found.shared_memory_per_multiprocessor >= _SHARED_BYTES else 0
 
 
 @lru_cache

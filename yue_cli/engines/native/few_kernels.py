@@ -1,8 +1,8 @@
 """A kernel for products of a row or two, as one song has them, with weights in 4 bits.
 
 It computes what `kernels.product` does, but weights go from memory straight into the registers that tensor cores take
-them from, and no warp waits for another before the end. For that every number's place is told, in Gluon, a language of
-Triton's; it cannot be interpreted.
+them from, and no warp waits for another before the end. For that every tensor's layout over threads is given, in
+Gluon, the language below Triton's; it cannot be interpreted.
 """
 
 from triton.experimental import gluon
@@ -10,7 +10,7 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import mma_v2
 
 from yue_cli.engines.native import formats, tiles
-from yue_cli.engines.native.gluon_parts import axes, cores, let_next_begin, narrow, wait_for_all, wait_for_last
+from yue_cli.engines.native.gluon_parts import axes, let_next_begin, mma_layout, narrow, wait_for_all, wait_for_last
 
 ROWS = gl.constexpr(tiles.FEW_ROWS)
 COLUMNS = gl.constexpr(4 * tiles.FEW_ROWS)  # the rows of each quarter of a group's inputs: eight, as tensor cores take
@@ -53,7 +53,7 @@ def product(
     LINES: gl.constexpr = SIDES * BLOCK_OUT
     GROUPS: gl.constexpr = INS // GROUP
     STEPS: gl.constexpr = (GROUPS + WARPS - 1) // WARPS
-    answer_of: gl.constexpr = cores(WARPS)
+    answer_of: gl.constexpr = mma_layout(WARPS)
     left: gl.constexpr = gl.DotOperandLayout(0, answer_of, 8)
     right: gl.constexpr = gl.DotOperandLayout(1, answer_of, 8)
     words_of: gl.constexpr = _eight_lines(WARPS, QUARTER) if LINES == 8 else left

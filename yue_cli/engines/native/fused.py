@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from yue_cli.engines.native import attention_kernels, chain, gluon, tiles
+from yue_cli.engines.native import attention_kernels, chain, gluon_modules, tiles
 from yue_cli.engines.native.cache import BEHIND, Cache, EightBitCache
 from yue_cli.engines.native.model import Llama
 from yue_cli.engines.native.products import Norm, Residual, add_product, project_normed, read_dtype
@@ -75,8 +75,8 @@ class FusedStep:
         wanted = {"SHARED": shared, "CHUNKS": cut.chunks, "BLOCK": cut.block, "WARPS": cut.warps}
         wanted |= {"num_warps": cut.warps, **chain.link(device)}
         if isinstance(cut, tiles.GroupedCut):
-            grouped = gluon.find(_GROUPED)
-            assert grouped is not None
+            grouped = gluon_modules.find(_GROUPED)
+            assert grouped is not None, "a cut for a kernel that is not there"
             grouped.attend[cut.chunks, shared, rows](*known, *others, **wanted, BUFFERS=cut.buffers)
             return attended
         scales = (cache.key_scales, cache.value_scales) if isinstance(cache, EightBitCache) else (None, None)
@@ -103,7 +103,6 @@ def find_cut(cache: Cache, dtype: torch.dtype, groups: int, count: int) -> tiles
     """
     rows, shared, _, size = cache.keys.shape
     is_grouped = (groups, size, count) == (tiles.GROUPED, tiles.GROUPED_SIZE, 1)
-    if is_grouped and cache.keys.dtype == dtype != torch.float32 and gluon.find(_GROUPED) is not None:
-        device = cache.keys.device
-        return tiles.grouped_cut(rows * shared, chain.is_hopper(device), chain.multiprocessors(device))
+    if is_grouped and cache.keys.dtype == dtype != torch.float32 and gluon_modules.find(_GROUPED) is not None:
+        return tiles.grouped_cut(rows * shared, chain.multiprocessors(cache.keys.device))
     return tiles.attention_cut(groups, cache.bits)

@@ -1,4 +1,4 @@
-"""What kernels in Gluon have in common: layouts of tensor cores, numbered places, orders to the processor."""
+"""What kernels in Gluon have in common: the layout of tensor cores, numbered places, instructions of PTX."""
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
@@ -7,8 +7,8 @@ wait_for_all = gl.barrier if hasattr(gl, "barrier") else gl.thread_barrier  # as
 
 
 @gluon.constexpr_function
-def cores(warps):
-    """Lay out [warps, lines, columns] as tensor cores answer."""
+def mma_layout(warps):
+    """Lay out [warps, lines, columns] as tensor cores leave their products, each warp its own."""
     return gl.NVMMADistributedLayout(version=[2, 0], warps_per_cta=[warps, 1, 1], instr_shape=[1, 16, 8])
 
 
@@ -22,21 +22,21 @@ def axes(A: gl.constexpr, B: gl.constexpr, C: gl.constexpr, layout: gl.constexpr
 
 
 @gluon.jit
-def call(code: gl.constexpr):
-    """Give an order to the processor, between the loads and stores before it and those after it."""
+def ptx(code: gl.constexpr):
+    """Place instructions between the loads and stores before them and those after; they set $0, which is dropped."""
     gl.inline_asm_elementwise(code, "=r", [], gl.int32, is_pure=False, pack=1)
 
 
 @gluon.jit
 def let_next_begin():
     """Let the kernel after this one begin: see chain.py."""
-    call("griddepcontrol.launch_dependents; mov.b32 $0, 0;")
+    ptx("griddepcontrol.launch_dependents; mov.b32 $0, 0;")
 
 
 @gluon.jit
 def wait_for_last():
     """Wait until all that the kernel before this one wrote is there."""
-    call("griddepcontrol.wait; mov.b32 $0, 0;")
+    ptx("griddepcontrol.wait; mov.b32 $0, 0;")
 
 
 @gluon.jit

@@ -1,7 +1,9 @@
 """A kernel for the attention of a step where eight heads share each key, as in stage 1, with a cache in 16 bits.
 
-It computes what `attention_kernels.attend` does, but keys and values are on their way into shared memory while the
-product before works. For that every number's place is told, in Gluon, a language of Triton's; it cannot be interpreted.
+It computes what `attention_kernels.attend` does, but loads keys and values into shared memory before the queries are
+there: as soon as the product before has ended on a multiprocessor, it need not have on all. In Gluon every tensor's
+layout over threads is given, so that softmax's weights already lie as the left operand of their product with the
+values; it cannot be interpreted.
 """
 
 from triton.experimental import gluon
@@ -9,10 +11,10 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy, mma_v2
 
 from yue_cli.engines.native import tiles
-from yue_cli.engines.native.gluon_parts import axes, cores, let_next_begin, narrow, wait_for_all, wait_for_last
+from yue_cli.engines.native.gluon_parts import axes, let_next_begin, mma_layout, narrow, wait_for_all, wait_for_last
 
 GROUPS = gl.constexpr(tiles.GROUPED)  # heads that share a key
-QUERIES = gl.constexpr(2 * tiles.GROUPED)  # as many as tensor cores take; the lower half is nothing
+QUERIES = gl.constexpr(2 * tiles.GROUPED)  # as many as tensor cores take; the last eight are zeros
 COLUMNS = gl.constexpr(8)  # of a product, that they take at least
 SIZE = gl.constexpr(tiles.GROUPED_SIZE)  # features of a head
 HALF = gl.constexpr(tiles.GROUPED_SIZE // 2)  # they turn in pairs: one of the first half with one of the second
@@ -33,7 +35,7 @@ def attend(
     peaks,  # float32 [rows, SHARED, CHUNKS, GROUPS, 2]: highest score, sum of weights
     arrived,  # int32 [rows, SHARED]: chunks that are done; zeros before and after
     y,  # [rows, SHARED * GROUPS, SIZE]
-    places,
+    places,  # that the cache has for a row
     sharpness,  # of the scores, for powers of two
     SHARED: gl.constexpr,
     CHUNKS: gl.constexpr,  # that a row's keys are cut into, at most
@@ -48,7 +50,7 @@ def attend(
     it into the cache, where nobody reads it before the next step.
     """
     PART: gl.constexpr = BLOCK // WARPS
-    answer_of: gl.constexpr = cores(WARPS)
+    answer_of: gl.constexpr = mma_layout(WARPS)
     left: gl.constexpr = gl.DotOperandLayout(0, answer_of, 2)
     right: gl.constexpr = gl.DotOperandLayout(1, answer_of, 2)
     chunk, shared, row = gl.program_id(0), gl.program_id(1), gl.program_id(2)
@@ -135,13 +137,13 @@ def attend(
         by_head: gl.constexpr = gl.SliceLayout(2, wide)
         line: gl.constexpr = gl.SliceLayout(0, wide)
         each: gl.constexpr = gl.SliceLayout(1, line)
-        peak = gl.convert_layout(_upper(peak), by_head)
-        newest = gl.max(gl.convert_layout(_upper(newest), by_head), 0)  # all warps have the same
+        peak = gl.convert_layout(_first(peak), by_head)
+        newest = gl.max(gl.convert_layout(_first(newest), by_head), 0)  # all warps have the same
         newest = gl.where(has_new, newest * sharpness, LOWEST)
         top = gl.maximum(gl.max(peak, 0), newest)
         share, new_share = gl.exp2(peak - top[None, :]), gl.exp2(newest - top)
-        weights = gl.sum(gl.convert_layout(_upper(weights), by_head) * share, 0) + new_share
-        total = gl.sum(gl.convert_layout(_upper_lines(total), wide) * share[:, :, None], 0)  # [GROUPS, SIZE]
+        weights = gl.sum(gl.convert_layout(_first(weights), by_head) * share, 0) + new_share
+        total = gl.sum(gl.convert_layout(_first_lines(total), wide) * share[:, :, None], 0)  # [GROUPS, SIZE]
         top, weights = gl.convert_layout(top, each), gl.convert_layout(weights, each)
         group = gl.arange(0, GROUPS, layout=each)[:, None]
         feature = gl.arange(0, SIZE, layout=gl.SliceLayout(0, line))[None, :]
@@ -168,7 +170,7 @@ def attend(
 
 @gluon.jit
 def _angles(cosine, sine, place):
-    """Load the cosines of two slices of features, then the sines. place: of the first."""
+    """Load cosine and sine of a slice of features and of the next one. place: of the first slice, of any shape."""
     first = gl.load(cosine + place), gl.load(sine + place)
     second = gl.load(cosine + place + SLICE), gl.load(sine + place + SLICE)
     return first, second
@@ -176,7 +178,11 @@ def _angles(cosine, sine, place):
 
 @gluon.jit
 def _turned(place, angles, is_there):
-    """Load the four slices of heads, and turn them; rounded as the eager path rounds. place: of the first."""
+    """Load the four slices of heads, and turn them; rounded as the eager path rounds.
+
+    place: of the first slice, [WARPS, QUERIES, SLICE] or [WARPS, SLICE, COLUMNS], as are the answers. angles: see
+    `_angles`.
+    """
     KIND: gl.constexpr = place.dtype.element_ty
     lower, upper = (), ()
     for number in gl.static_range(2):
@@ -214,15 +220,15 @@ def _joined(sums, peaks, used, CHUNKS: gl.constexpr):
 
 
 @gluon.jit
-def _upper(numbers):
-    """Take the numbers of the upper half of the queries, [WARPS, GROUPS]."""
-    upper, _ = gl.split(gl.permute(gl.reshape(numbers, [numbers.shape[0], 2, GROUPS]), [0, 2, 1]))
-    return upper
+def _first(numbers):
+    """Take the numbers of the first eight of [WARPS, QUERIES]: [WARPS, GROUPS]."""
+    first, _ = gl.split(gl.permute(gl.reshape(numbers, [numbers.shape[0], 2, GROUPS]), [0, 2, 1]))
+    return first
 
 
 @gluon.jit
-def _upper_lines(lines):
-    """Do the same with their lines, [WARPS, GROUPS, SIZE]."""
+def _first_lines(lines):
+    """Do the same with [WARPS, QUERIES, SIZE]."""
     parts = gl.reshape(lines, [lines.shape[0], 2, GROUPS, SIZE])
-    upper, _ = gl.split(gl.permute(parts, [0, 2, 3, 1]))
-    return upper
+    first, _ = gl.split(gl.permute(parts, [0, 2, 3, 1]))
+    return first

@@ -1,8 +1,8 @@
 """Triton kernels for a step of a few rows: norms and products.
 
-Sums are always taken in the same order, so that equal ids give equal bits. `products.py` launches them, and
-`fused.py` attention (`attention_kernels.py`, `looking_kernels.py`, `packed_kernels.py`); each has its twin in PyTorch's
-operations in `model.py`, `cache.py`, `packing.py`, `quantized.py` and `attention.py`.
+Sums are always taken in the same order, so that equal ids give equal bits. `products.py` launches them and those of
+`few_kernels.py`, `fused.py` those of attention. Each has its twin in PyTorch's operations in `model.py`, `cache.py`,
+`packing.py`, `quantized.py` and `attention.py`.
 """
 
 import triton
@@ -57,7 +57,7 @@ def product(
     INS: tl.constexpr,
     ROWS: tl.constexpr,  # rows, rounded up to what tensor cores take
     BLOCK_OUT: tl.constexpr,
-    LINES: tl.constexpr,  # columns of y that a program takes, the last one perhaps fewer; if BLOCK_OUT, it divides outs
+    TAKEN: tl.constexpr,  # columns of y that a program takes, the last one perhaps fewer; if BLOCK_OUT, it divides outs
     BLOCK_IN: tl.constexpr,  # fewer BITS than 16: some groups
     GROUP: tl.constexpr,  # columns; BITS 4: those that share a scale and a zero
     BITS: tl.constexpr,  # of a weight
@@ -74,12 +74,14 @@ def product(
 
     The weights are the left operand: they fill the long side of the tensor cores' tiles, the few rows the short one.
     """
-    out = tl.program_id(0) * LINES + tl.arange(0, BLOCK_OUT)
+    tl.static_assert(SHARE == INS or TAKEN == BLOCK_OUT)
+    place_out = tl.arange(0, BLOCK_OUT)
+    out = tl.program_id(0) * TAKEN + place_out
     begin = tl.program_id(1) * SHARE
-    _begin_product(weight + begin, outs, LINES, INS // 2 if BITS == 4 else INS, AHEAD, GATED, CHAINED)
+    _begin_product(weight + begin, outs, TAKEN, INS // 2 if BITS == 4 else INS, AHEAD, GATED, CHAINED)
     row = tl.arange(0, ROWS)
     is_row = row < rows
-    is_out = _is_own(out, outs, BLOCK_OUT, LINES)
+    is_out = _is_taken(out, place_out, outs, TAKEN == BLOCK_OUT, TAKEN)
     place = row[None, :] * outs + out[:, None]
     is_answer = is_row[None, :] & is_out[:, None]
     # What is needed at the end is asked for now.
@@ -93,10 +95,10 @@ def product(
         scale = tl.load(norm + out, mask=is_out, other=0.0)
     if BITS == 16:
         stop = tl.minimum(begin + SHARE, INS)
-        total, other = _blocks(x, weight, begin, stop, rows, outs, INS, ROWS, BLOCK_OUT, LINES, BLOCK_IN, GATED)
+        total, other = _blocks(x, weight, begin, stop, rows, outs, INS, ROWS, BLOCK_OUT, TAKEN, BLOCK_IN, GATED)
     else:
         total, other = _groups(
-            x, weight, facts, facts_stride, rows, outs, INS, ROWS, BLOCK_OUT, LINES, BLOCK_IN, GROUP, BITS, STAGES,
+            x, weight, facts, facts_stride, rows, outs, INS, ROWS, BLOCK_OUT, TAKEN, BLOCK_IN, GROUP, BITS, STAGES,
             GATED,
         )  # fmt: skip
     if SHARE < INS:
@@ -129,9 +131,11 @@ def product(
 
 
 @triton.jit
-def _is_own(out, outs, BLOCK_OUT: tl.constexpr, LINES: tl.constexpr):
-    """Tell which of the columns [BLOCK_OUT] are a program's own; the others count nothing."""
-    return (out < outs) & (tl.arange(0, BLOCK_OUT) < LINES) if LINES < BLOCK_OUT else out >= 0
+def _is_taken(out, place, outs, TAKES_ALL: tl.constexpr, TAKEN: tl.constexpr):
+    """Tell which columns of y are taken by the program that has room for them, at these places; TAKES_ALL: all are."""
+    if TAKES_ALL:
+        return tl.full(place.shape, True, tl.int1)
+    return (out < outs) & (place < TAKEN)
 
 
 @triton.jit
@@ -145,7 +149,7 @@ def _blocks(
     INS: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK_OUT: tl.constexpr,
-    LINES: tl.constexpr,
+    TAKEN: tl.constexpr,
     BLOCK_IN: tl.constexpr,
     GATED: tl.constexpr,
 ):
@@ -154,30 +158,31 @@ def _blocks(
     Returns float32 [BLOCK_OUT, ROWS], twice.
     """
     row, inner = tl.arange(0, ROWS), tl.arange(0, BLOCK_IN)
-    out = tl.program_id(0) * LINES + tl.arange(0, BLOCK_OUT)
+    place_out = tl.arange(0, BLOCK_OUT)
+    out = tl.program_id(0) * TAKEN + place_out
     weights = weight + out[:, None] * INS + inner[None, :]
     inputs = x + row[None, :] * INS + inner[:, None]
     total = tl.zeros((BLOCK_OUT, ROWS), tl.float32)
     other = tl.zeros((BLOCK_OUT, ROWS), tl.float32)
     is_row = (row < rows)[None, :]
-    is_out = _is_own(out, outs, BLOCK_OUT, LINES)[:, None]
+    is_out = _is_taken(out, place_out, outs, TAKEN == BLOCK_OUT, TAKEN)[:, None]
     WHOLE: tl.constexpr = INS % BLOCK_IN == 0
     for start in range(begin, stop, BLOCK_IN):
         is_weight = is_out if WHOLE else is_out & (start + inner < INS)[None, :]
         is_input = is_row if WHOLE else is_row & (start + inner < INS)[:, None]
-        tile = _tile(weights + start, is_weight, WHOLE and LINES == BLOCK_OUT)
+        tile = _load_weights(weights + start, is_weight, WHOLE and TAKEN == BLOCK_OUT)
         columns = tl.load(inputs + start, mask=is_input, other=0.0)
         total = tl.dot(tile, columns, total, input_precision="ieee")
         if GATED:
-            tile = _tile(weights + outs * INS + start, is_weight, WHOLE and LINES == BLOCK_OUT)
+            tile = _load_weights(weights + outs * INS + start, is_weight, WHOLE and TAKEN == BLOCK_OUT)
             other = tl.dot(tile, columns, other, input_precision="ieee")
     return total, other
 
 
 @triton.jit
-def _tile(places, is_there, IS_WHOLE: tl.constexpr):
-    """Load weights, which are read once. IS_WHOLE: all are there."""
-    if IS_WHOLE:
+def _load_weights(places, is_there, ALL_THERE: tl.constexpr):
+    """Load weights, which are read once."""
+    if ALL_THERE:
         return tl.load(places, eviction_policy="evict_first")
     return tl.load(places, mask=is_there, other=0.0, eviction_policy="evict_first")
 
@@ -193,7 +198,7 @@ def _groups(
     INS: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK_OUT: tl.constexpr,
-    LINES: tl.constexpr,
+    TAKEN: tl.constexpr,
     BLOCK_IN: tl.constexpr,
     GROUP: tl.constexpr,
     BITS: tl.constexpr,
@@ -212,9 +217,9 @@ def _groups(
     WORDS: tl.constexpr = GROUP * BITS // WORD  # of a group of a line
     step, place, row = tl.arange(0, STEP), tl.arange(0, WORDS), tl.arange(0, ROWS)
     side = tl.arange(0, WIDE)
-    own = tl.program_id(0) * LINES + side % BLOCK_OUT
-    is_line = (own < outs) & (side % BLOCK_OUT < LINES) if LINES < BLOCK_OUT else side >= 0
-    line = own + tl.where(side < BLOCK_OUT, 0, outs)
+    out = tl.program_id(0) * TAKEN + side % BLOCK_OUT
+    is_line = _is_taken(out, side % BLOCK_OUT, outs, TAKEN == BLOCK_OUT, TAKEN)
+    line = out + tl.where(side < BLOCK_OUT, 0, outs)
     words = weight if BITS == 8 else weight.to(tl.pointer_type(tl.uint16))
     weights = words + line[None, :, None] * (INS * BITS // WORD) + place[None, None, :]
     inputs = x + row[None, None, :] * INS + place[None, :, None]
@@ -223,7 +228,7 @@ def _groups(
         group = (start + step)[:, None, None]
         is_group = group < INS // GROUP
         is_input = is_group & (row < rows)[None, None, :]
-        is_weight = is_group if LINES == BLOCK_OUT else is_group & is_line[None, :, None]
+        is_weight = is_group if TAKEN == BLOCK_OUT else is_group & is_line[None, :, None]
         tile = tl.load(weights + group * WORDS, mask=is_weight, other=0, eviction_policy="evict_first")
         first = tl.load(inputs + group * GROUP, mask=is_input, other=0.0)
         if BITS == 8:
@@ -354,7 +359,7 @@ def _begin(CHAINED: tl.constexpr):
 def _begin_product(
     weight,
     outs,
-    LINES: tl.constexpr,
+    TAKEN: tl.constexpr,
     SIZE: tl.constexpr,  # elements of a row
     AHEAD: tl.constexpr,  # bytes of it
     GATED: tl.constexpr,
@@ -363,8 +368,8 @@ def _begin_product(
     """CHAINED: begin, but bring weights, which nobody writes, into the GPU's cache while the kernel before works."""
     if CHAINED:
         tl.extra.cuda.gdc_launch_dependents()
-        first = tl.program_id(0) * LINES
-        count = tl.minimum(outs - first, LINES)
+        first = tl.program_id(0) * TAKEN
+        count = tl.minimum(outs - first, TAKEN)
         first = weight + first.to(tl.int64) * SIZE
         pitch: tl.constexpr = SIZE * weight.dtype.element_ty.primitive_bitwidth // 8
         _fetch(first, count, pitch, AHEAD)

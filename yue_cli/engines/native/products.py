@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from yue_cli.engines.native import chain, gluon, kernels, tiles
+from yue_cli.engines.native import chain, gluon_modules, kernels, tiles
 from yue_cli.engines.native.formats import GROUP
 from yue_cli.engines.native.model import linear
 from yue_cli.engines.native.quantized import Int4Weight, Int8Weight, Matrix, QuantizedWeight
@@ -133,9 +133,9 @@ def unpack(weight: QuantizedWeight, dtype: torch.dtype) -> Tensor:
 def find_tile(x: Tensor, weight: Matrix, gated: bool = False) -> tiles.Tile | tiles.FewRows | None:
     """Choose how x [tokens, in] is multiplied by weight [out, in]; None where that is PyTorch's business."""
     outs = len(weight) // 2 if gated else len(weight)
-    knows_few = isinstance(weight, Int4Weight) and x.dtype != torch.float32 and gluon.find(_FEW) is not None
-    hopper = chain.multiprocessors(x.device) if chain.is_hopper(x.device) else 0
-    return tiles.find(type(weight), outs, x.shape[1], len(x), gated, hopper, knows_few)
+    knows_few = isinstance(weight, Int4Weight) and x.dtype != torch.float32 and gluon_modules.find(_FEW) is not None
+    multiprocessors = chain.multiprocessors(x.device)
+    return tiles.find(type(weight), outs, x.shape[1], len(x), gated, multiprocessors, knows_few)
 
 
 def _multiply(
@@ -180,7 +180,7 @@ def _multiply(
         "PREPARED": prepared is not None and prepared.scaled is not None,
     }
     if isinstance(tile, tiles.FewRows):
-        few = gluon.find(_FEW)
+        few = gluon_modules.find(_FEW)
         assert few is not None and tokens <= tiles.FEW_ROWS
         few.product[tile.programs(outs),](
             *given,
@@ -209,7 +209,7 @@ def _multiply(
         tokens,
         outs,
         **wanted,
-        LINES=tile.lines or tile.out,
+        TAKEN=tile.taken,
         ROWS=padded,
         BLOCK_IN=tile.inner,
         GROUP=GROUP,

@@ -28,11 +28,16 @@ class Tile:
     stages: int  # loads under way
     is_chained: bool = True  # it begins before the kernel before has ended; some are faster apart
     split: int = 1  # programs, at the most, that share the columns of x, which are then read less often
-    lines: int = 0  # columns of the result that it takes, so that all programs have as many; 0: `out`
+    columns: int = 0  # of the result, that it takes if they are fewer: see _spread
+
+    @property
+    def taken(self) -> int:
+        """Columns of the result that a program takes, the last one perhaps fewer."""
+        return self.columns or self.out
 
     def programs(self, outs: int) -> int:
         """Count the programs that share the columns of the result."""
-        return _quotient(outs, self.lines or self.out)
+        return _quotient(outs, self.taken)
 
     def shares(self, inner: int) -> list[int]:
         """List how many columns each of these programs takes: some blocks, and the last of them what is left."""
@@ -79,7 +84,7 @@ class GroupedCut:
     buffers: int  # blocks that are under way
 
 
-_LEAST_LINES = LEAST_COLUMNS // 2  # of a program: with fewer, tensor cores would do more for nothing than for them
+_LEAST_TAKEN = LEAST_COLUMNS // 2  # of a program: with fewer, tensor cores would do more for nothing than for them
 _AHEAD = 512  # bytes; more gets into the way of what is needed first
 
 
@@ -93,11 +98,11 @@ def attention_cut(groups: int, bits: int) -> Cut:
     return Cut(2, 128, warps=4, stages=2, registers=96) if bits <= 8 else Cut(2, 64, warps=2, stages=3)
 
 
-def grouped_cut(keys: int, is_hopper: bool, multiprocessors: int) -> GroupedCut:
-    """Choose for eight heads that share a key. keys: heads of keys, in all rows. multiprocessors: of the GPU."""
+def grouped_cut(keys: int, multiprocessors: int) -> GroupedCut:
+    """Choose for eight heads that share a key. keys: heads of keys, in all rows. multiprocessors: as for `find`."""
     cut = GroupedCut(16, 128, warps=4, buffers=1)
-    # A program that has a multiprocessor to itself takes its memory; else more programs do more.
-    return replace(cut, buffers=3) if is_hopper and cut.chunks * keys <= multiprocessors else cut
+    # A program that has a multiprocessor to itself may fill its shared memory; else several there hide more.
+    return replace(cut, buffers=3) if cut.chunks * keys <= multiprocessors else cut
 
 
 def ahead(row_bytes: int) -> int:
@@ -106,25 +111,25 @@ def ahead(row_bytes: int) -> int:
 
 
 def find(
-    kind: type, outs: int, inner: int, rows: int, gated: bool, hopper: int, knows_few: bool = False
+    kind: type, outs: int, inner: int, rows: int, gated: bool, multiprocessors: int, knows_few: bool = False
 ) -> Tile | FewRows | None:
     """Choose the tile of a product, None where there is no kernel for it.
 
-    kind: class of the weight. outs: columns of the result. inner: columns of x. hopper: multiprocessors of a GPU of
-    that generation; 0: it is older. knows_few: is the kernel for few rows there?
+    kind: class of the weight. outs: columns of the result. inner: columns of x. multiprocessors: of a GPU of Hopper's
+    generation or a younger one, 0 for others, see `chain.py`. knows_few: is the kernel for few rows there?
     """
     if rows > MOST_ROWS:
         return None
     if kind is Int4Weight and rows <= FEW_ROWS and knows_few:
         return few_rows(outs, inner, gated)
     if kind in (Int8Weight, Int4Weight):
-        return quantized_tile(kind, outs, inner, rows, gated, hopper)
-    return product_tile(outs, inner, rows, gated, hopper) if issubclass(kind, Tensor) else None
+        return quantized_tile(kind, outs, inner, rows, gated, multiprocessors)
+    return product_tile(outs, inner, rows, gated, multiprocessors) if issubclass(kind, Tensor) else None
 
 
-def product_tile(outs: int, inner: int, rows: int, gated: bool, hopper: int) -> Tile | None:
+def product_tile(outs: int, inner: int, rows: int, gated: bool, multiprocessors: int) -> Tile | None:
     """Choose the tile of a product with weights in 16 bits."""
-    if not hopper:
+    if not multiprocessors:
         columns = 32 if outs > 8192 or gated or rows > 32 else 16
         tile = Tile(columns, 256 if rows <= 32 else 128, warps=4, stages=3 if gated else 4)
     elif gated and outs > 8192:  # two programs on each multiprocessor
@@ -141,15 +146,17 @@ def product_tile(outs: int, inner: int, rows: int, gated: bool, hopper: int) -> 
         tile = Tile(32, 512, warps=4, stages=4 if rows <= 16 else 3)
     else:
         tile = Tile(64, 128, warps=4, stages=7 if rows <= 16 else 5)
-    return _spread(_fitted(tile, outs, inner), outs, hopper)
+    fitted = _fitted(tile, outs, inner)
+    # The others have about one program for each multiprocessor as they are.
+    return _spread(fitted, outs, multiprocessors) if tile.split == 1 and (gated or outs > 4096) else fitted
 
 
-def quantized_tile(kind: type, outs: int, inner: int, rows: int, gated: bool, hopper: int) -> Tile | None:
+def quantized_tile(kind: type, outs: int, inner: int, rows: int, gated: bool, multiprocessors: int) -> Tile | None:
     """Choose the tile of a product with fewer bits: some groups of columns at once; they need not divide all."""
     if inner % GROUP or outs % 16:
         return None
     if kind is Int8Weight and gated and rows <= 32:
-        return _spread(Tile(16, 2 * GROUP, warps=2, stages=3, is_chained=rows <= 8), outs, hopper)
+        return _spread(Tile(16, 2 * GROUP, warps=2, stages=3, is_chained=rows <= 8), outs, multiprocessors)
     if rows > 8:
         few = rows <= 32
         return Tile(16, 4 * GROUP, 4, 3, is_chained=False) if few else Tile(16, 2 * GROUP, 2, 2, is_chained=False)
@@ -199,13 +206,13 @@ def _fitted(tile: Tile, outs: int, inner: int) -> Tile | None:
 
 def _spread(tile: Tile | None, outs: int, multiprocessors: int) -> Tile | None:
     """Let every multiprocessor have as many columns of the result: else those with more keep the others waiting."""
-    if tile is None or tile.split > 1 or not multiprocessors:
+    if tile is None or not multiprocessors:
         return tile
     programs = _quotient(tile.programs(outs), multiprocessors) * multiprocessors
-    lines = max(_quotient(outs, programs), _LEAST_LINES)
-    if outs % lines == 0 and lines == padded(lines, LEAST_COLUMNS):
-        return replace(tile, out=lines)
-    return replace(tile, out=padded(lines + 1, LEAST_COLUMNS), lines=lines)
+    columns = max(_quotient(outs, programs), _LEAST_TAKEN)
+    if outs % columns == 0 and columns == padded(columns, LEAST_COLUMNS):
+        return replace(tile, out=columns)
+    return replace(tile, out=padded(columns + 1, LEAST_COLUMNS), columns=columns)
 
 
 def _quotient(count: int, size: int) -> int:

@@ -1,4 +1,4 @@
-"""Where kernels in Gluon can be had: a language below Triton's, in which the place of every number is told."""
+"""Where kernels in Gluon can be had: below Triton's language, it gives every tensor's layout over threads."""
 
 import importlib
 from functools import lru_cache
@@ -16,6 +16,7 @@ def find(name: str) -> ModuleType | None:
     if kernels.INTERPRETED or not first <= kernels.TRITON <= last:
         return None
     try:
-        return importlib.import_module(f"yue_cli.engines.native.{name}")
-    except (ImportError, AttributeError):
+        importlib.import_module("triton.experimental.gluon")
+    except ImportError:  # it is an experiment of Triton's, which a build may lack
         return None
+    return importlib.import_module(f"yue_cli.engines.native.{name}")
