@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from yue_cli.engines.native import chain, gluon_modules, kernels, tiles
+from yue_cli.engines.native import chain, gluon_modules, kernels, tiles, unpacking_kernels
 from yue_cli.engines.native.formats import GROUP
 from yue_cli.engines.native.model import linear
 from yue_cli.engines.native.quantized import Int4Weight, Int8Weight, Matrix, QuantizedWeight
@@ -115,7 +115,7 @@ def unpack(weight: QuantizedWeight, dtype: torch.dtype) -> Tensor:
     values, facts, bits = _parts(weight)
     rows, columns = weight.shape
     y = values.new_empty(rows, columns, dtype=dtype)
-    kernels.unpack[rows,](
+    unpacking_kernels.unpack[rows,](
         values,
         facts,
         1 if facts is None else facts.stride(0),
