@@ -34,7 +34,7 @@ LEVELS = [
         "stopwatch",
     ],
     ["prompt"],
-    ["sampling", "sampling_kernels", "comparison", "mixing"],
+    ["transfers", "sampling", "sampling_kernels", "comparison", "mixing"],
     ["engines.base", "engines", "engines.native", "engines.exl2"],
     ["generation", "stages.reference", "stages.stage1", "stages.stage2", "stages.decode"],
     [
@@ -75,6 +75,7 @@ THIRD_PARTY = {
     "safetensors": {"engines.native", "engines.exl2", "tiny", "toy"},
     "triton": {"engines.native", "sampling_kernels"},
     "torch": {
+        "transfers",
         "sampling",
         "sampling_kernels",
         "comparison",

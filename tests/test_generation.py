@@ -61,12 +61,16 @@ def test_one_token_takes_no_step() -> None:
 
 
 @pytest.mark.parametrize("end_at", range(12))
-def test_looking_for_the_end_only_now_and_then_changes_nothing(end_at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("behind", [0, 1, 2])
+def test_looking_for_the_end_only_now_and_then_changes_nothing(
+    end_at: int, behind: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(generation._TOKENS_A_LOOK, "cpu", 4)
+    monkeypatch.setitem(generation._LOOKS_BEHIND, "cpu", behind)
     script = Script([*range(end_at), END, *range(50, 70)])
     engine = CountingEngine()
     assert sample(engine, script, limit=10) == [*range(end_at), END][:10]
-    assert engine.forwards <= min(end_at + 4, 10)
+    assert engine.forwards == min((end_at // 4 + 1 + behind) * 4, 10)
 
 
 def test_an_engine_may_write_its_answer_over_the_last_one() -> None:
@@ -120,8 +124,12 @@ def test_the_engine_has_read_the_whole_stream_but_the_last_pick() -> None:
 
 
 @pytest.mark.parametrize("look", [1, 2, 3, 8])
-def test_reading_back_several_frames_at_once_changes_nothing(look: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("behind", [0, 1])
+def test_reading_back_several_frames_at_once_changes_nothing(
+    look: int, behind: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(generation._FRAMES_A_LOOK, "cpu", look)
+    monkeypatch.setitem(generation._LOOKS_BEHIND, "cpu", behind)
     engine, heard = CountingEngine(next_block), list[int]()
     given = np.arange(7)[None]
     filled = fill_frames(engine, np.array([[90]]), given, frame_choices(engine, 2), heard=heard.append)
@@ -149,14 +157,19 @@ def count_to(ends: dict[int, int]) -> Callable[[list[int]], int]:
 
 
 @pytest.mark.parametrize("look", [1, 3, 16])
-def test_each_song_ends_for_itself_and_all_are_waited_for(look: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("behind", [0, 1])
+def test_each_song_ends_for_itself_and_all_are_waited_for(
+    look: int, behind: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(generation._TOKENS_A_LOOK, "cpu", look)
+    monkeypatch.setitem(generation._LOOKS_BEHIND, "cpu", behind)
     engine = CountingEngine(count_to({0: 3, 10: 15, 20: 21, 30: 97}))
     advance, heard = engine.fuse(Counter().pick), list[int]()
     rows = [np.array([first]) for first in (0, 10, 20, 30)]
     picked = sample_until(engine, rows, Counter(), advance, end=END, limit=50, songs=[0, 2, 1], heard=heard.append)
     assert [ids.tolist() for ids in picked] == [[1, 2, 3, END], [21, END], [11, 12, 13, 14, 15, END]]
-    assert 6 <= engine.forwards <= 6 + look - 1, "the last song that is waited for ends after six"
+    looks = -(-6 // look) + behind  # the last song that is waited for ends after six
+    assert engine.forwards == min(looks * look, 50)
     assert heard[-1] == 4 + 2 + 6
 
 

@@ -237,12 +237,26 @@ def test_a_seed_means_the_same_whatever_is_allowed_or_kept() -> None:
     assert len(set(expected)) > 5
 
 
-def test_the_noise_of_each_block_is_drawn_when_it_begins(monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn = []
+def test_a_block_of_noise_is_drawn_at_once_and_each_one_after_it_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
     draw = Noise.draw
-    monkeypatch.setattr(Noise, "draw", lambda self, steps, ids: drawn.append(steps) or draw(self, steps, ids))
-    draws(make(plain()), torch.zeros(1, 9), NOISE_STEPS + 1, Noise(0, 0))
-    assert drawn == [range(NOISE_STEPS), range(NOISE_STEPS, 2 * NOISE_STEPS)]
+    monkeypatch.setattr(Noise, "draw", lambda self, steps, ids: drawn.extend(steps) or draw(self, steps, ids))
+    made = make(plain())
+    made.begin([np.array([1])], strengths=[1.0], noise=[Noise(0, 0)])
+    counts = []
+    for step in range(NOISE_STEPS + 2):
+        made.prepare(step)
+        counts.append(len(drawn))
+    assert drawn == list(range(2 * NOISE_STEPS + 2))
+    assert counts == [NOISE_STEPS + 1 + step for step in range(NOISE_STEPS + 2)]
+
+
+def test_a_step_that_was_left_out_is_refused() -> None:
+    made = make(plain())
+    made.begin([np.array([1])], strengths=[1.0], noise=[Noise(0, 0)])
+    made.prepare(0)
+    with pytest.raises(AssertionError, match="does not follow"):
+        made.prepare(NOISE_STEPS)
 
 
 # Several songs

@@ -4,7 +4,8 @@ They know ids and engines; what the ids mean, and which may be picked, is the st
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,13 +14,15 @@ import torch
 from torch import Tensor
 
 from yue_cli.engines.base import Advance, Engine, Head, Pick
+from yue_cli.transfers import fetch
 
 Heard = Callable[[int], None]  # is told how many tokens, of all songs, or steps are done
 
 _HEARD_EVERY_S = 0.1
-# Reading ids back makes the host wait for the device, so it is done for several at once where that costs.
-_TOKENS_A_LOOK = {"cpu": 1, "cuda": 16}
-_FRAMES_A_LOOK = {"cpu": 1, "cuda": 8}
+# Reading ids back makes the host wait for the device, so where that costs it is done for several steps at once, …
+_TOKENS_A_LOOK = {"cpu": 1, "cuda": 4}
+_FRAMES_A_LOOK = {"cpu": 1, "cuda": 4}
+_LOOKS_BEHIND = {"cpu": 0, "cuda": 1}  # … and while the next ones are at work: a device that waits is idle
 
 
 class Picker(Protocol):
@@ -63,29 +66,28 @@ def sample_until(
     does a song that has ended until all have. Returns int64 [m] for each song, `end` included.
     """
     assert limit >= 1, "nothing to pick"
-    look = _TOKENS_A_LOOK.get(engine.device.type, 1)
-    pace = _Pace(heard)
-    looked = 0  # ids of each song that were read back
+    pace, reader = _Pace(heard), _Reader(engine.device, _TOKENS_A_LOOK)
+    looked = done = 0  # ids of each song: read back, picked
     known: list[np.ndarray] = []
     lengths = np.zeros(len(songs), dtype=np.int64)  # ids of each song, `end` included; 0 while it goes on
+    logits = engine.prefill(rows, picker.head)
     picker.prepare(0)
-    ids = picker.pick(engine.prefill(rows, picker.head))
-    fresh = [ids.clone()]  # an engine may write its next answer over the last one
+    ids = picker.pick(logits)
     while True:
-        done = looked + len(fresh)
-        if len(fresh) == look or done == limit:
-            known.append(torch.cat(fresh, dim=1).cpu().numpy()[list(songs)])
+        done += 1
+        # An engine may write its next answer over the last one.
+        for read in reader.pass_on([ids.clone()], is_last=done == limit):
+            known.append(read[list(songs)])
             is_end = known[-1] == end
             lengths = np.where((lengths == 0) & is_end.any(1), looked + is_end.argmax(1) + 1, lengths)
-            looked, fresh = done, []
-            counts = np.where(lengths > 0, lengths, done)
-            is_last = bool(lengths.all()) or done == limit
+            looked += read.shape[1]
+            counts = np.where(lengths > 0, lengths, looked)
+            is_last = bool(lengths.all()) or looked == limit
             pace.tell(int(counts.sum()), is_last)
             if is_last:
                 return [row[:count] for row, count in zip(np.concatenate(known, axis=1), counts, strict=True)]
         picker.prepare(done)
         ids = advance(ids)
-        fresh.append(ids.clone())
 
 
 @torch.inference_mode()
@@ -98,25 +100,50 @@ def fill_frames(
     Returns int64 [R, T, 1 + choices]. A frame takes as many forwards as choices: its given id goes in together with
     the last pick of the frame before, or with the prompt.
     """
-    look = _FRAMES_A_LOOK.get(engine.device.type, 1)
-    pace = _Pace(heard)
+    pace, reader = _Pace(heard), _Reader(engine.device, _FRAMES_A_LOOK)
     frames = given.shape[1]
     firsts = torch.from_numpy(given).to(engine.device)
     first, *others = choices
-    known, fresh = [], []
+    known: list[np.ndarray] = []
+    looked = 0  # ids of each row
     ids = first.pick(engine.prefill([*np.concatenate([prompts, given[:, :1]], axis=1)], first.head))
     for frame in range(frames):
         if frame:
             ids = first.advance(torch.cat([ids, firsts[:, frame : frame + 1]], dim=1))
-        fresh += [firsts[:, frame : frame + 1], ids.clone()]
+        fresh = [firsts[:, frame : frame + 1], ids.clone()]
         for choice in others:
             ids = choice.advance(ids)
             fresh.append(ids.clone())
-        if (frame + 1) % look == 0 or frame + 1 == frames:
-            known.append(torch.cat(fresh, dim=1).cpu().numpy())
-            fresh = []
-            pace.tell((frame + 1) * len(choices), frame + 1 == frames)
+        for read in reader.pass_on(fresh, is_last=frame + 1 == frames):
+            known.append(read)
+            looked += read.shape[1]
+            done = looked // len(fresh)
+            pace.tell(done * len(choices), done == frames)
     return np.concatenate(known, axis=1).reshape(len(prompts), frames, 1 + len(choices))
+
+
+class _Reader:
+    """Brings what was picked to the host, some steps at once, perhaps while the next ones are at work."""
+
+    def __init__(self, device: torch.device, steps: Mapping[str, int]) -> None:
+        """steps: that are read together, by the kind of device."""
+        self._steps, self._behind = steps.get(device.type, 1), _LOOKS_BEHIND.get(device.type, 0)
+        self._count = 0  # steps that are not on their way yet
+        self._fresh: list[Tensor] = []
+        self._coming: deque[Callable[[], np.ndarray]] = deque()
+
+    def pass_on(self, ids: Sequence[Tensor], *, is_last: bool) -> Iterator[np.ndarray]:
+        """Take the ids of one more step, int64 [R, n]; give those that are read by now, int64 [R, m], in their order.
+
+        is_last: no step follows, so all are waited for.
+        """
+        self._fresh += ids
+        self._count += 1
+        if self._count == self._steps or is_last:
+            self._coming.append(fetch(torch.cat(self._fresh, dim=1)))
+            self._fresh, self._count = [], 0
+        while len(self._coming) > (0 if is_last else self._behind):
+            yield self._coming.popleft()()
 
 
 class _Pace:

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from yue_cli.settings import Stage1Settings
+from yue_cli.transfers import send
 from yue_cli.vocab import Vocabulary
 
-NOISE_STEPS = 64  # steps whose noise is drawn at once
+NOISE_STEPS = 64  # steps whose noise lies on the device
 
 # Philox 4×64 makes four numbers a count: the counter's low word runs over columns, the next one over steps.
 _NUMBERS_A_COUNT = 4
@@ -139,11 +140,11 @@ class Sampler:
         self._is_end = self._ids == vocabulary.end_of_audio
         self._seen = torch.zeros(songs, count, dtype=torch.bool, device=device)
         self._noise = torch.zeros(NOISE_STEPS, songs, count, device=device)
-        self._step = torch.zeros(1, dtype=torch.int64, device=device)
+        self._step = torch.zeros(songs, 1, dtype=torch.int64, device=device)  # the same for all songs
         self._minimum = torch.tensor(settings.min_new_tokens, device=device)
         self._strength = torch.ones(songs, 1, device=device)
         self._sources: Sequence[Noise | None] = [None] * songs
-        self._drawn: np.ndarray | None = None  # the next block of noise
+        self._drawn: list[np.ndarray] = []  # steps of the next block of noise
 
     def begin(
         self, windows: Sequence[np.ndarray], *, strengths: Sequence[float], noise: Sequence[Noise | None]
@@ -159,31 +160,31 @@ class Sampler:
         self._step.zero_()
         self._strength.copy_(torch.tensor(strengths)[:, None])
         self._noise.zero_()
-        self._sources, self._drawn = noise, None
+        self._sources, self._drawn = noise, []
 
     def prepare(self, step: int) -> None:
-        """Have the noise of a step at hand before it is picked: a whole block at a time.
+        """Have the noise of a step at hand before it is picked. Steps come one after the other, from 0 on.
 
-        A block is drawn at the end of the one before, while the device still works on what it was given.
+        Noise is sent by blocks, and the next block's drawn step by step, while the device works on this one's.
         """
         if not any(self._sources):
             return
-        place = step % NOISE_STEPS
-        if place == 0:
-            block = self._draw(step) if self._drawn is None else self._drawn
-            self._noise.copy_(torch.from_numpy(block))
-        self._drawn = self._draw(step + 1) if place == NOISE_STEPS - 1 else None
+        if step % NOISE_STEPS == 0:
+            block = self._drawn or [self._draw(step + later) for later in range(NOISE_STEPS)]
+            assert len(block) == NOISE_STEPS, f"step {step} does not follow the last one"
+            send(np.stack(block), self._noise)
+            self._drawn = []
+        self._drawn.append(self._draw(step + NOISE_STEPS))
 
     def _draw(self, step: int) -> np.ndarray:
-        """Draw the noise of a block of steps, float32 [steps, songs, columns]."""
-        nothing = np.zeros((NOISE_STEPS, len(self._columns)), dtype=np.float32)
-        steps = range(step, step + NOISE_STEPS)
-        blocks = [nothing if source is None else source.draw(steps, self._columns) for source in self._sources]
-        return np.stack(blocks, axis=1)
+        """Draw the noise of a step, float32 [songs, columns]."""
+        nothing = np.zeros((1, len(self._columns)), dtype=np.float32)
+        steps = range(step, step + 1)
+        return np.concatenate([source.draw(steps, self._columns) if source else nothing for source in self._sources])
 
     def pick(self, logits: Tensor) -> Tensor:
         """Choose the next id of all rows: float32 [R, columns] → int64 [R, 1]. Waits for nothing."""
-        noise = self._noise.index_select(0, self._step.remainder(NOISE_STEPS))[0]
+        noise = self._noise.index_select(0, self._step[0].remainder(NOISE_STEPS))[0]
         choice = (self.score(logits) + noise).argmax(-1, keepdim=True)  # [songs, 1]
         self._seen.scatter_(1, choice, True)
         self._step.add_(1)

@@ -72,7 +72,7 @@ class NativeEngine(Engine):
         self._heads: dict[Head, Matrix] = {}
         self._step = self._make_step()
         self._recorder = Recorder(self.device, gives_up=mode == "auto", is_idle=is_rehearsal)
-        self._places: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}  # by rows and ids a row: ids in, id out
+        self._places: dict[tuple[int, int], Tensor] = {}  # by rows and ids a row
         self._prompts: dict[int, Tensor] = {}  # by ids: where a recorded prompt is read from
         self._numbers = itertools.count()  # of fused picks
 
@@ -239,8 +239,8 @@ class NativeEngine(Engine):
             assert count <= _FEW, f"{count} ids a row are too many for one fused step"
             self._check_room(rows, count)
             with self._on_device(), enough_memory(self.device, f"recording a step of {rows} rows"):
-                place, answer = self._place(rows, count)
-                place.copy_(ids)
+                place, answer = self._place(rows, count), self._place(rows, 1)
+                place.copy_(ids)  # which costs nothing where they are the last answer
                 extent, columns, step = self._extent(count), self._head(head), self._step
                 there = self._filled_there[:rows]
 
@@ -297,11 +297,10 @@ class NativeEngine(Engine):
         assert self._step is not None, "the engine is closed"
         return self._step.extent(max(self._filled) + count)
 
-    def _place(self, rows: int, count: int) -> tuple[Tensor, Tensor]:
-        """Find the tensors where a fused step reads its ids and writes its answer: always the same."""
+    def _place(self, rows: int, count: int) -> Tensor:
+        """Find the tensor where fused steps read so many ids a row, and write them if it is one: always the same."""
         if (rows, count) not in self._places:
-            place = torch.zeros(rows, count, dtype=torch.int64, device=self.device)
-            self._places[rows, count] = place, place.new_zeros(rows, 1)
+            self._places[rows, count] = torch.zeros(rows, count, dtype=torch.int64, device=self.device)
         return self._places[rows, count]
 
     def _spans(self) -> list[Span]:

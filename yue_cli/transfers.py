@@ -1,0 +1,35 @@
+"""Numbers on their way between the host and a GPU: neither waits for the other before it must."""
+
+from collections.abc import Callable
+from contextlib import suppress
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def send(values: np.ndarray, target: Tensor) -> None:
+    """Copy values into a tensor of their shape, where they are there for whatever is launched next."""
+    source = torch.from_numpy(values)
+    if target.device.type == "cuda":
+        with suppress(RuntimeError):  # some systems lend a GPU no main memory
+            source = source.pin_memory()  # else the host would wait for all that was launched before
+    target.copy_(source, non_blocking=True)
+
+
+def fetch(values: Tensor) -> Callable[[], np.ndarray]:
+    """Begin to bring a tensor to the host. What is returned waits until it is there, for nothing launched later."""
+    if values.device.type != "cuda":
+        there = values.cpu()
+        return there.numpy
+    try:
+        there = values.to("cpu", non_blocking=True)
+    except RuntimeError:  # as above
+        there = values.cpu()
+    arrived = torch.cuda.current_stream(values.device).record_event()
+
+    def wait() -> np.ndarray:
+        arrived.synchronize()
+        return there.numpy()
+
+    return wait
