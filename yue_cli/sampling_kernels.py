@@ -52,9 +52,8 @@ class KernelSampler(Sampler):
             IS_GUIDED=self._guided,
             HAS_TOP_K=0 < self._top_k < count,
             HAS_TOP_P=settings.top_p < 1,
-            num_warps=4,
+            num_warps=8,
         )
-        self._step.add_(1)
         return answer
 
 
@@ -84,7 +83,7 @@ def choose(
     is_end,  # uint8 [COUNT]
     seen,  # uint8 [songs, COUNT]
     noise,  # float32 [STEPS, songs, COUNT]
-    step,  # int64 [1]
+    step,  # int64 [songs, 1]
     minimum,  # int64 []: steps before the end may be picked
     strength,  # float32 [songs, 1]
     answer,  # int64 [rows of the logits, 1]
@@ -107,7 +106,9 @@ def choose(
     song = tl.program_id(0)
     column = tl.arange(0, COLUMNS)
     is_column = column < COUNT
-    now = tl.load(step)
+    now = tl.load(step + song)
+    place = ((now % STEPS) * songs + song) * COUNT + column
+    drawn = tl.load(noise + place, mask=is_column, other=0.0)  # which takes a while
     if IS_GUIDED:
         picked = tl.load(ids + column, mask=is_column, other=0)
         given = tl.load(logits + song * columns + picked) - _log_sum(sums, song, PARTS, PARTS_ROUNDED)
@@ -122,24 +123,17 @@ def choose(
     scores = tl.where(may_not_end | (column >= COUNT), float("-inf"), scores) / temperature
     if HAS_TOP_K:
         order = _order(scores)
-        edge = tl.zeros((1,), tl.uint32)  # the highest that has top_k scores at or above it, bit by bit
-        for bit in tl.static_range(32):
-            higher = edge | (1 << (31 - bit))
-            edge = tl.where(tl.sum((order >= higher).to(tl.int32), 0) >= top_k, higher, edge)
+        edge = _edge(order, tl.full((COLUMNS,), 1.0, tl.float32), COLUMNS - top_k)
         scores = tl.where(order >= edge, scores, float("-inf"))
     if HAS_TOP_P:
         order = _order(scores)
         best = tl.max(scores, 0)
         share = tl.exp(scores - best)
-        dropped = (1 - top_p) * tl.sum(share, 0)
-        edge = tl.zeros((1,), tl.uint32)  # the highest that has no more than that below it
-        for bit in tl.static_range(32):
-            higher = edge | (1 << (31 - bit))
-            edge = tl.where(tl.sum(tl.where(order < higher, share, 0.0), 0) <= dropped, higher, edge)
+        edge = _edge(order, share, (1 - top_p) * tl.sum(share, 0))
         scores = tl.where((order >= edge) | (scores == best), scores, float("-inf"))
-    place = ((now % STEPS) * songs + song) * COUNT + column
-    choice = tl.argmax(scores + tl.load(noise + place, mask=is_column, other=0.0), 0)
+    choice = tl.argmax(scores + drawn, 0)
     tl.store(seen + song * COUNT + choice, 1)
+    tl.store(step + song, now + 1)
     tl.store(answer + song, tl.load(ids + choice))
     if IS_GUIDED:
         tl.store(answer + songs + song, tl.load(ids + choice))
@@ -154,6 +148,19 @@ def _log_sum(sums, row, PARTS: tl.constexpr, PARTS_ROUNDED: tl.constexpr):
     found = tl.load(place + 1, mask=part < PARTS, other=0.0)
     best = tl.max(highest, 0)
     return best + tl.log(tl.sum(found * tl.exp(highest - best), 0))
+
+
+@triton.jit
+def _edge(order, weights, limit, BITS: tl.constexpr = 2):
+    """Find the highest uint32 below which weights add up to no more than limit, some BITS of it at a time."""
+    digit = tl.arange(0, 1 << BITS).to(tl.uint32)
+    edge = tl.zeros((1,), tl.uint32)
+    for done in range(BITS, 33, BITS):  # not unrolled: a step's weights leave no instructions in the GPU's cache
+        edges = edge + (digit << (32 - done))
+        below = tl.sum(tl.where(order[:, None] < edges[None, :], weights[:, None], 0.0), 0)
+        # As many of these as are no more than the limit come first, and the first one always is.
+        edge += (tl.sum((below <= limit).to(tl.uint32), 0) - 1) << (32 - done)
+    return edge
 
 
 @triton.jit
