@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from typing import Any
@@ -130,7 +131,7 @@ def best_of(case: Case, tried: Sequence[Any]) -> Any:
     for us, candidate in found[:TOLD]:
         tell_time(us, str(candidate))
     tell_time(found[-1][0], f"the slowest of {len(found)}")
-    for how, us in variants(prepared, found[0][1], isinstance(found[0][1], tiles.Tile)).items():
+    for how, us in variants(prepared, found[0][1]).items():
         tell_time(us, f"{found[0][1]}, {how}")
     return found[0][1]
 
@@ -139,15 +140,13 @@ def time_us(calls: Callable[[], object]) -> float:
     return graph_us(calls, TIMES) / COPIES
 
 
-def variants(prepared: Prepared, candidate: Any, fetches: bool) -> dict[str, float]:
+def variants(prepared: Prepared, candidate: Any) -> dict[str, float]:
     """Time a candidate without the chain, and with other amounts fetched ahead where weights are."""
     launch, found = partial(prepared.launch, candidate), {}
     with patch.object(chain, "link", lambda *_: {"CHAINED": False}):
         found["launched apart"] = time_us(launch)
-    for size in AHEAD if fetches else ():
-        # A power of two that is no longer than a row.
-        with patch.object(tiles, "ahead", lambda row, size=size: min(size, 1 << (row.bit_length() - 1))):
-            found[f"{size} bytes ahead"] = time_us(launch)
+    for size in AHEAD if isinstance(candidate, tiles.Tile) else ():
+        found[f"{size} bytes ahead"] = time_us(partial(prepared.launch, replace(candidate, ahead=size)))
     return found
 
 

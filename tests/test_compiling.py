@@ -87,7 +87,7 @@ def test_products_compile(name: str, kind: type, rows: int, capability: int) -> 
         "ADD": added,
         "PREPARED": added,
         "SHARE": tile.shares(inner)[0],
-        "AHEAD": tiles.ahead(tile.shares(inner)[-1] * bits // 8),
+        "AHEAD": tile.fetched(inner, bits),
         "CHAINED": capability >= 90,
     }
     made = compiled(kernels.product, capability, types, constants, tile)

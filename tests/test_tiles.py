@@ -96,11 +96,15 @@ def test_the_chunks_of_attention_depend_on_neither_gpu_nor_rows() -> None:
     assert alone == [(4, 132), (8, 132)]  # whose programs, sixteen for each head of keys, have a multiprocessor each
 
 
-def test_what_is_fetched_ahead_is_some_sixteens_of_a_row_and_never_more() -> None:
-    for row_bytes in (32, 64, 128, 300, 512, 8192):
-        size = tiles.ahead(row_bytes)
+@pytest.mark.parametrize("bits", [4, 8, 16])
+@pytest.mark.parametrize("split", [1, 2])
+def test_what_is_fetched_ahead_is_some_sixteens_of_a_share_and_never_more(bits: int, split: int) -> None:
+    for inner in (64, 200, 300, 512, 8192):
+        tile = tiles.Tile(16, 64, warps=4, stages=2, split=split)
+        size = tile.fetched(inner, bits)
         assert size % 16 == 0
-        assert 0 < size <= row_bytes
+        assert 0 < size <= tile.shares(inner)[-1] * bits // 8
+        assert size == tile.ahead or inner < 8192
 
 
 @pytest.mark.parametrize("kind", [Tensor, Int8Weight, Int4Weight])

@@ -216,7 +216,7 @@ def _multiply(
         BITS=bits,
         STAGES=tile.stages,
         SHARE=columns[0],
-        AHEAD=tiles.ahead(columns[-1] * bits // 8),
+        AHEAD=tile.fetched(inner, bits),
         num_warps=tile.warps,
         num_stages=tile.stages,
         **chain.link(x.device, tile.is_chained),

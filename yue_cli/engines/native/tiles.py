@@ -29,6 +29,7 @@ class Tile:
     is_chained: bool = True  # it begins before the kernel before has ended; some are faster apart
     split: int = 1  # programs, at the most, that share the columns of x, which are then read less often
     columns: int = 0  # of the result, that it takes if they are fewer: see _spread
+    ahead: int = 512  # bytes of each line of the weight that are fetched ahead; more gets into the way of what is first
 
     @property
     def taken(self) -> int:
@@ -38,6 +39,10 @@ class Tile:
     def programs(self, outs: int) -> int:
         """Count the programs that share the columns of the result."""
         return _quotient(outs, self.taken)
+
+    def fetched(self, inner: int, bits: int) -> int:
+        """Tell how many bytes of each of its lines are fetched ahead, which is done by sixteens. bits: of a weight."""
+        return min(self.ahead, self.shares(inner)[-1] * bits // 8 // 16 * 16)
 
     def shares(self, inner: int) -> list[int]:
         """List how many columns each of these programs takes: some blocks, and the last of them what is left."""
@@ -85,7 +90,6 @@ class GroupedCut:
 
 
 _LEAST_TAKEN = LEAST_COLUMNS // 2  # of a program: with fewer, tensor cores would do more for nothing than for them
-_AHEAD = 512  # bytes; more gets into the way of what is needed first
 
 
 def attention_cut(groups: int, bits: int) -> Cut:
@@ -103,11 +107,6 @@ def grouped_cut(keys: int, multiprocessors: int) -> GroupedCut:
     cut = GroupedCut(16, 128, warps=4, buffers=1)
     # A program that has a multiprocessor to itself may fill its shared memory; else several there hide more.
     return replace(cut, buffers=3) if cut.chunks * keys <= multiprocessors else cut
-
-
-def ahead(row_bytes: int) -> int:
-    """Tell how many bytes of each row of a weight are fetched ahead, which is done by sixteens."""
-    return min(_AHEAD, row_bytes // 16 * 16)
 
 
 def find(
@@ -137,15 +136,16 @@ def product_tile(outs: int, inner: int, rows: int, gated: bool, multiprocessors:
     elif gated:
         tile = Tile(64, 128, warps=4, stages=5 if rows <= 16 else 4)
     elif inner > outs and outs <= 2048:
-        tile = Tile(64, 128, warps=4, stages=6 if rows <= 32 else 5, split=4)
+        tile = Tile(64, 128, warps=4, stages=5, split=4)
     elif outs <= 2048:
         tile = Tile(16, 512 if rows <= 32 else 256, warps=4, stages=4)
     elif inner > outs:
-        tile = Tile(64, 256, warps=4, stages=4 if rows <= 32 else 3, split=2)
+        few, many = Tile(64, 128, warps=4, stages=6, split=2), Tile(64, 256, warps=4, stages=3, split=2)
+        tile = few if rows <= 16 else replace(many, stages=4 if rows <= 32 else 3)
     elif outs <= 4096:
-        tile = Tile(32, 512, warps=4, stages=4 if rows <= 16 else 3)
+        tile = Tile(32, 512, warps=4, stages=4 if rows <= 16 else 3, ahead=1024)
     else:
-        tile = Tile(64, 128, warps=4, stages=7 if rows <= 16 else 5)
+        tile = Tile(64, 128, warps=4, stages=7 if rows <= 16 else 5, ahead=1024 if inner > 2048 else 512)
     fitted = _fitted(tile, outs, inner)
     # The others have about one program for each multiprocessor as they are.
     return _spread(fitted, outs, multiprocessors) if tile.split == 1 and (gated or outs > 4096) else fitted
