@@ -21,7 +21,8 @@ CROSSOVER_HZ = 5500  # below it the 16 kHz decoder is trusted, above it the voco
 _QUALITY = 0.707  # of the filters: Butterworth
 _MEMORY = 64  # samples: the filters' poles have radius 0.578, and 0.578^64 is nothing in float32
 _SILENCE = 1e-10  # added to levels, so that silence has one
-_BLOCK = 2 * VOCODER_SAMPLE_RATE  # samples worked on at once
+_BLOCK = 2 * VOCODER_SAMPLE_RATE  # samples worked on at once, …
+_GPU_BLOCK = 20 * VOCODER_SAMPLE_RATE  # … and on a GPU, which takes longer to be told than to work
 
 Band = Literal["low", "high"]
 
@@ -75,8 +76,9 @@ def replace_low(
     result = np.empty((len(low), count), np.float32) if out is None else out
     joined = torch.from_numpy(result)
     pairs = zip(_filtered("low", _resampled(source, device)), _filtered("high", _blocks(target, device)), strict=False)
-    for start, (low_band, high_band) in zip(range(0, count, _BLOCK), pairs, strict=False):
-        size = min(_BLOCK, count - start)
+    step = _block_size(device)
+    for start, (low_band, high_band) in zip(range(0, count, step), pairs, strict=False):
+        size = min(step, count - start)
         joined[:, start : start + size] = torch.add(high_band[:, :size], low_band[:, :size], alpha=gain)
     return result
 
@@ -96,16 +98,20 @@ def _impulse_response(band: Band) -> np.ndarray:
     return response.astype(np.float32)
 
 
+def _block_size(device: torch.device | None) -> int:
+    return _BLOCK if device is None or device.type == "cpu" else _GPU_BLOCK
+
+
 def _blocks(samples: Tensor, device: torch.device | None) -> Iterator[Tensor]:
-    return (block.to(device) for block in samples.split(_BLOCK, dim=-1))
+    return (block.to(device) for block in samples.split(_block_size(device), dim=-1))
 
 
 def _resampled(samples: Tensor, device: torch.device | None) -> Iterator[Tensor]:
     """Bring 16 kHz to 44.1 kHz, block by block."""
     resampler, samples = Resampler(SAMPLE_RATE, VOCODER_SAMPLE_RATE, device), samples.to(device)
-    length = resampler.length(samples.shape[-1])
-    for start in range(0, length, _BLOCK):
-        yield resampler.block(samples, start, min(start + _BLOCK, length))
+    length, size = resampler.length(samples.shape[-1]), _block_size(device)
+    for start in range(0, length, size):
+        yield resampler.block(samples, start, min(start + size, length))
 
 
 def _filtered(band: Band, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -119,6 +125,7 @@ def _level(blocks: Iterable[Tensor]) -> float:
     """Measure the root mean square over all channels."""
     energy, count = 0.0, 0
     for block in blocks:
-        energy += float(torch.linalg.vector_norm(block, dtype=torch.float64)) ** 2
+        wide = block.double()
+        energy += float((wide * wide).sum())  # a norm's own kernel would take a GPU longer to load
         count += block.numel()
     return sqrt(energy / count) + _SILENCE
