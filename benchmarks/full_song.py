@@ -170,8 +170,10 @@ class Watched:
         with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=side) as process:
             os.close(side)
             reader = threading.Thread(target=self._read, args=(terminal, began))
+            waiter = threading.Thread(target=self._wait, args=(process, began))
             reader.start()
-            while process.poll() is None:
+            waiter.start()
+            while waiter.is_alive():
                 now = time.perf_counter() - began
                 stage = self._stage(now)
                 if self.device.type == "cuda":
@@ -179,12 +181,16 @@ class Watched:
                     self.peaks[stage] = max(used, self.peaks.get(stage, 0))
                 if now > TIMEOUT_S:
                     process.kill()
-                time.sleep(POLL_S)
-            self.wall_s = time.perf_counter() - began
+                waiter.join(POLL_S)
             reader.join()
         self._stage(self.wall_s)
         os.close(terminal)
         assert process.returncode == 0, last_lines("\n".join(line for _, line in self.lines))
+
+    def _wait(self, process: subprocess.Popen[bytes], began: float) -> None:
+        """Take the time at which it ends, whatever else is looked at meanwhile."""
+        process.wait()
+        self.wall_s = time.perf_counter() - began
 
     def _stage(self, now: float) -> str:
         """Name the stage that is being made: the first without a manifest, which is written last."""
