@@ -52,7 +52,7 @@ class KernelSampler(Sampler):
             IS_GUIDED=self._guided,
             HAS_TOP_K=0 < self._top_k < count,
             HAS_TOP_P=settings.top_p < 1,
-            num_warps=8,
+            num_warps=4,
         )
         return answer
 

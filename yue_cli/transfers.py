@@ -30,6 +30,6 @@ def fetch(values: Tensor) -> Callable[[], np.ndarray]:
 
     def wait() -> np.ndarray:
         arrived.synchronize()
-        return there.numpy()
+        return there.numpy().copy()  # so that the memory that a GPU can reach is used again
 
     return wait
