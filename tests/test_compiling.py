@@ -5,6 +5,7 @@ from torch import Tensor
 
 triton = pytest.importorskip("triton")
 
+from yue_cli import sampling_kernels  # noqa: E402
 from yue_cli.engines.native import attention_kernels, gluon_modules, kernels, tiles  # noqa: E402
 from yue_cli.engines.native.formats import GROUP  # noqa: E402
 from yue_cli.engines.native.quantized import Int4Weight, Int8Weight  # noqa: E402
@@ -131,6 +132,23 @@ def test_norms_compile(capability: int) -> None:
     constants = {"INS": 4096, "COLUMNS": 4096, "CHAINED": capability >= 90}
     types = dict.fromkeys(("x", "norm", "y"), "*bf16") | {"epsilon": "fp32"}
     compiled(kernels.normalize, capability, types, constants, tiles.Tile(0, 0, 8, 1))
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize(("is_guided", "top_k", "top_p"), [(True, 50, 0.93), (False, 0, 0.93), (True, 50, 1.0)])
+def test_the_choice_of_an_id_compiles(is_guided: bool, top_k: int, top_p: float, capability: int) -> None:
+    count, parts = 1025, 41
+    constants = {"COUNT": count, "COLUMNS": 2048, "PARTS": parts, "PARTS_ROUNDED": 64, "STEPS": 64}
+    constants |= {"IS_GUIDED": is_guided, "HAS_TOP_K": top_k > 0, "HAS_TOP_P": top_p < 1}
+    types = dict.fromkeys(("logits", "noise", "strength"), "*fp32") | dict.fromkeys(("is_end", "seen"), "*u8")
+    types |= dict.fromkeys(("ids", "step", "minimum", "answer"), "*i64") | ({"sums": "*fp32"} if is_guided else {})
+    types |= dict.fromkeys(("columns", "songs", "top_k"), "i32")
+    types |= dict.fromkeys(("penalty", "temperature", "top_p"), "fp32")
+    compiled(sampling_kernels.choose, capability, types, constants, tiles.Tile(0, 0, 4, 1))
+    types = {"logits": "*fp32", "sums": "*fp32", "columns": "i32"}
+    compiled(
+        sampling_kernels.sum_exponentials, capability, types, {"PARTS": parts, "PART": 2048}, tiles.Tile(0, 0, 4, 1)
+    )
 
 
 @pytest.mark.parametrize("capability", [80, 90])

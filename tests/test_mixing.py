@@ -77,6 +77,14 @@ def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_allclose(replace_low(low, high, out=high), whole, rtol=0, atol=1e-6)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_gpu_joins_what_a_cpu_joins_in_larger_blocks() -> None:
+    low, high = noise(1, 50 * 16_000), noise(1, 50 * 44_100, seed=1)
+    joined = replace_low(low, high, device=torch.device("cuda"))
+    np.testing.assert_allclose(joined, replace_low(low, high), rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize(("low_samples", "high_samples", "length"), [(320, 900, 882), (400, 882, 882)])
 def test_the_shorter_one_ends_the_mix(low_samples: int, high_samples: int, length: int) -> None:
     assert replace_low(noise(1, low_samples), noise(1, high_samples)).shape == (1, length)

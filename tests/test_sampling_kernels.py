@@ -64,6 +64,19 @@ def test_scores_that_are_the_same_on_the_edge_of_top_k_all_stay() -> None:
     assert int(sampler.pick(logits)) == ALLOWED[0].start + 22
 
 
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_an_id_is_chosen_on_the_gpu_that_has_the_logits() -> None:
+    settings, picked = resolve(Settings()).stage1, []
+    logits = torch.randn(2, IDS, generator=torch.Generator().manual_seed(0))
+    for device in ("cuda:0", "cuda:1"):
+        sampler = KernelSampler(VOCABULARY, ALLOWED, settings, guided=True, device=torch.device(device))
+        sampler.begin([np.array([0])], strengths=[1.5], noise=[Noise(1, 0)])
+        sampler.prepare(0)
+        assert torch.cuda.current_device() == 0
+        picked.append(sampler.pick(logits.to(device)).tolist())
+    assert picked[0] == picked[1]
+
+
 @pytest.mark.parametrize(("rules", "kind"), [("yue", KernelSampler), ("original", Sampler), ("exl2", Sampler)])
 def test_only_few_ids_are_chosen_from_by_kernels(rules: str, kind: type) -> None:
     engine = SimpleNamespace(has_kernels=True, device=DEVICE)

@@ -5,7 +5,7 @@ They know ids and engines; what the ids mean, and which may be picked, is the st
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -132,7 +132,7 @@ class _Reader:
         self._fresh: list[Tensor] = []
         self._coming: deque[Callable[[], np.ndarray]] = deque()
 
-    def pass_on(self, ids: Sequence[Tensor], *, is_last: bool) -> Iterator[np.ndarray]:
+    def pass_on(self, ids: Sequence[Tensor], *, is_last: bool) -> list[np.ndarray]:
         """Take the ids of one more step, int64 [R, n]; give those that are read by now, int64 [R, m], in their order.
 
         is_last: no step follows, so all are waited for.
@@ -142,8 +142,10 @@ class _Reader:
         if self._count == self._steps or is_last:
             self._coming.append(fetch(torch.cat(self._fresh, dim=1)))
             self._fresh, self._count = [], 0
+        read = []
         while len(self._coming) > (0 if is_last else self._behind):
-            yield self._coming.popleft()()
+            read.append(self._coming.popleft()())
+        return read
 
 
 class _Pace:

@@ -145,6 +145,7 @@ class Sampler:
         self._strength = torch.ones(songs, 1, device=device)
         self._sources: Sequence[Noise | None] = [None] * songs
         self._drawn: list[np.ndarray] = []  # steps of the next block of noise
+        self._prepared = 0  # steps
 
     def begin(
         self, windows: Sequence[np.ndarray], *, strengths: Sequence[float], noise: Sequence[Noise | None]
@@ -160,18 +161,19 @@ class Sampler:
         self._step.zero_()
         self._strength.copy_(torch.tensor(strengths)[:, None])
         self._noise.zero_()
-        self._sources, self._drawn = noise, []
+        self._sources, self._drawn, self._prepared = noise, [], 0
 
     def prepare(self, step: int) -> None:
         """Have the noise of a step at hand before it is picked. Steps come one after the other, from 0 on.
 
         Noise is sent by blocks, and the next block's drawn step by step, while the device works on this one's.
         """
+        assert step == self._prepared, f"step {step} comes after {self._prepared} others"
+        self._prepared += 1
         if not any(self._sources):
             return
         if step % NOISE_STEPS == 0:
             block = self._drawn or [self._draw(step + later) for later in range(NOISE_STEPS)]
-            assert len(block) == NOISE_STEPS, f"step {step} does not follow the last one"
             send(np.stack(block), self._noise)
             self._drawn = []
         self._drawn.append(self._draw(step + NOISE_STEPS))

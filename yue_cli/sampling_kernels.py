@@ -1,4 +1,4 @@
-"""The sampler's choice by Triton kernels: three launches of the about forty that PyTorch's operations take.
+"""The sampler's choice by Triton kernels: two launches instead of the about forty that PyTorch's operations take.
 
 It is that of `Sampler.pick` but for two things. Sums are taken in another order, which matters where a score lies on an
 edge to the last bit; and of ids that score the same on the edge of top-p all stay.
@@ -19,6 +19,10 @@ class KernelSampler(Sampler):
     """A sampler for a GPU that Triton knows, and for no more than MOST_IDS ids."""
 
     def pick(self, logits: Tensor) -> Tensor:
+        with torch.cuda.device_of(logits):  # kernels run on the current GPU
+            return self._pick(logits)
+
+    def _pick(self, logits: Tensor) -> Tensor:
         settings, songs, (rows, columns) = self._settings, self._songs, logits.shape
         parts = triton.cdiv(columns, _PART)
         answer = torch.empty(rows, 1, dtype=torch.int64, device=logits.device)
@@ -152,7 +156,7 @@ def _log_sum(sums, row, PARTS: tl.constexpr, PARTS_ROUNDED: tl.constexpr):
 
 @triton.jit
 def _edge(order, weights, limit, BITS: tl.constexpr = 2):
-    """Find the highest uint32 below which weights add up to no more than limit, some BITS of it at a time."""
+    """Find the highest uint32 below which weights add up to no more than limit: BITS bits, 1, 2 or 4, at a time."""
     digit = tl.arange(0, 1 << BITS).to(tl.uint32)
     edge = tl.zeros((1,), tl.uint32)
     for done in range(BITS, 33, BITS):  # not unrolled: a step's weights leave no instructions in the GPU's cache

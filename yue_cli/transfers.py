@@ -8,20 +8,19 @@ import torch
 from torch import Tensor
 
 
-def send(values: np.ndarray, target: Tensor) -> None:
-    """Copy values into a tensor of their shape, where they are there for whatever is launched next."""
+def send(values: np.ndarray, target: Tensor) -> Tensor:
+    """Copy values into a tensor of their shape, and return it: they are there for whatever is launched next."""
     source = torch.from_numpy(values)
     if target.device.type == "cuda":
         with suppress(RuntimeError):  # some systems lend a GPU no main memory
             source = source.pin_memory()  # else the host would wait for all that was launched before
-    target.copy_(source, non_blocking=True)
+    return target.copy_(source, non_blocking=source.is_pinned())
 
 
 def fetch(values: Tensor) -> Callable[[], np.ndarray]:
-    """Begin to bring a tensor to the host. What is returned waits until it is there, for nothing launched later."""
+    """Begin to bring what a tensor holds now to the host. What is returned waits for that, but for nothing later."""
     if values.device.type != "cuda":
-        there = values.cpu()
-        return there.numpy
+        return values.clone().cpu().numpy
     try:
         there = values.to("cpu", non_blocking=True)
     except RuntimeError:  # as above

@@ -26,6 +26,7 @@ from yue_cli.engines.native.quantized import Matrix, Unpack, join
 from yue_cli.engines.native.recorder import Recorder
 from yue_cli.engines.native.rehearsal import Begun, load_and_rehearse
 from yue_cli.errors import OutOfMemory
+from yue_cli.transfers import send
 
 # Prompts are read in pieces of this many ids, one row after the other, so that a prompt's numbers depend on
 # nothing but the prompt: neither on other rows nor on how a run was resumed.
@@ -159,7 +160,7 @@ class NativeEngine(Engine):
         with self._on_device(), enough_memory(self.device, "the work on a prompt"):
             last = self._read_all(rows)
             self._filled = [len(row) for row in rows]
-            self._filled_there[: len(rows)] = torch.tensor(self._filled, device=self.device)
+            send(np.array(self._filled), self._filled_there[: len(rows)])
             return model.linear(torch.cat(last), self._head(head)).float()
 
     def _read_all(self, rows: Sequence[np.ndarray]) -> list[Tensor]:
@@ -168,7 +169,8 @@ class NativeEngine(Engine):
         last = []
         for slot, row in reversed(list(enumerate(rows))):  # the first comes last, for its slot is borrowed until then
             assert 1 <= len(row) <= self.length, f"a row of {len(row)} ids does not fit a cache of {self.length}"
-            ids = torch.from_numpy(np.asarray(row, dtype=np.int64)).to(self.device)[None]
+            ids = torch.empty(1, len(row), dtype=torch.int64, device=self.device)
+            send(np.asarray(row, dtype=np.int64)[None], ids)
             is_recorded = self._step is not None and len(row) <= CHUNK and alike[len(row)] >= _MANY
             last.append(self._read_recorded(ids, slot) if is_recorded else self._read(ids, slot))
         return last[::-1]
@@ -227,7 +229,7 @@ class NativeEngine(Engine):
     def fuse(self, pick: Pick, head: Head | None = None) -> Advance:
         """Join a step and the choice of the next id; both are recorded where the mode says so.
 
-        The answer is written over by the next one.
+        The answer is written over by the next call.
         """
         if self._step is None:
             return super().fuse(pick, head)
@@ -298,7 +300,7 @@ class NativeEngine(Engine):
         return self._step.extent(max(self._filled) + count)
 
     def _place(self, rows: int, count: int) -> Tensor:
-        """Find the tensor where fused steps read so many ids a row, and write them if it is one: always the same."""
+        """Find the tensor that fused steps read so many ids a row from, always the same. They answer in that for one."""
         if (rows, count) not in self._places:
             self._places[rows, count] = torch.zeros(rows, count, dtype=torch.int64, device=self.device)
         return self._places[rows, count]

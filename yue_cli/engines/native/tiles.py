@@ -29,7 +29,7 @@ class Tile:
     is_chained: bool = True  # it begins before the kernel before has ended; some are faster apart
     split: int = 1  # programs, at the most, that share the columns of x, which are then read less often
     columns: int = 0  # of the result, that it takes if they are fewer: see _spread
-    ahead: int = 512  # bytes of each line of the weight that are fetched ahead; more gets into the way of what is first
+    ahead: int = 512  # bytes of each line of the weight, at the most, that are fetched ahead; most are faster with few
 
     @property
     def taken(self) -> int:
@@ -42,7 +42,7 @@ class Tile:
 
     def fetched(self, inner: int, bits: int) -> int:
         """Tell how many bytes of each of its lines are fetched ahead, which is done by sixteens. bits: of a weight."""
-        return min(self.ahead, self.shares(inner)[-1] * bits // 8 // 16 * 16)
+        return min(self.ahead, self.shares(inner)[-1] * bits // 8) // 16 * 16
 
     def shares(self, inner: int) -> list[int]:
         """List how many columns each of these programs takes: some blocks, and the last of them what is left."""
@@ -140,8 +140,9 @@ def product_tile(outs: int, inner: int, rows: int, gated: bool, multiprocessors:
     elif outs <= 2048:
         tile = Tile(16, 512 if rows <= 32 else 256, warps=4, stages=4)
     elif inner > outs:
-        few, many = Tile(64, 128, warps=4, stages=6, split=2), Tile(64, 256, warps=4, stages=3, split=2)
-        tile = few if rows <= 16 else replace(many, stages=4 if rows <= 32 else 3)
+        tile = Tile(64, 128, warps=4, stages=6, split=2)
+        if rows > 16:
+            tile = Tile(64, 256, warps=4, stages=4 if rows <= 32 else 3, split=2)
     elif outs <= 4096:
         tile = Tile(32, 512, warps=4, stages=4 if rows <= 16 else 3, ahead=1024)
     else:
