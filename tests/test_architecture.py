@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LEVELS = [
     # What a level holds may import what stands above it, and what stands before it in its own line.
-    ["errors", "events", "vocab", "resources", "atomic", "seats", "settings"],
+    ["errors", "events", "vocab", "resources", "atomic", "garbage", "seats", "settings"],
     [
         "lyrics",
         "genre",
@@ -34,7 +34,7 @@ LEVELS = [
         "stopwatch",
     ],
     ["prompt"],
-    ["transfers", "sampling", "sampling_kernels", "comparison", "mixing"],
+    ["transfers", "rehearsal", "sampling", "sampling_kernels", "comparison", "mixing"],
     ["engines.base", "engines", "engines.native", "engines.exl2"],
     ["generation", "stages.reference", "stages.stage1", "stages.stage2", "stages.decode"],
     [

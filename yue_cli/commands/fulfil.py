@@ -14,6 +14,7 @@ from yue_cli.commands import closing, dry_run
 from yue_cli.commands.console import Console, answer, answer_json, counted, duration
 from yue_cli.commands.request import Asked, Reader, Request, home
 from yue_cli.events import Warned
+from yue_cli.garbage import uncollected
 from yue_cli.settings import flatten
 
 
@@ -43,9 +44,10 @@ def fulfil(request: Request) -> None:
             reader.store(folders)
         os.environ.setdefault("CUDA_MODULE_LOADING", "LAZY")  # as PyTorch wants it, before the driver looks
         driver.wake(songs[0].wanted.settings.execution.device)
-        from yue_cli.pipeline import Pipeline, Workbench  # loads torch
+        with uncollected():  # while so much is made that stays: to look through it takes a tenth of the time
+            from yue_cli.pipeline import Pipeline, Workbench  # loads torch
 
-        gc.freeze()  # what was imported stays: to look through it again and again would take a quarter of a second
+            gc.freeze()  # nor is it looked through later, which would take a quarter of a second
         benches = [
             Workbench(each.project, each.wanted, home(), console.emit, console.detail, request.offline, each.label)
             for each in songs

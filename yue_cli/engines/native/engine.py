@@ -20,12 +20,12 @@ from yue_cli.engines.base import Advance, Engine, Head, Pick, Rehearse
 from yue_cli.engines.native import attention, cache, invented, modes
 from yue_cli.engines.native.config import LlamaConfig
 from yue_cli.engines.native.loader import load
-from yue_cli.engines.native.model import Llama, Span, Weights
+from yue_cli.engines.native.model import Begun, Llama, Span, Weights
 from yue_cli.engines.native.positioned import PositionedStep
 from yue_cli.engines.native.quantized import Matrix, Unpack, join
 from yue_cli.engines.native.recorder import Recorder
-from yue_cli.engines.native.rehearsal import Begun, load_and_rehearse
 from yue_cli.errors import OutOfMemory
+from yue_cli.rehearsal import load_and_rehearse
 from yue_cli.transfers import send
 
 # Prompts are read in pieces of this many ids, one row after the other, so that a prompt's numbers depend on
@@ -300,7 +300,7 @@ class NativeEngine(Engine):
         return self._step.extent(max(self._filled) + count)
 
     def _place(self, rows: int, count: int) -> Tensor:
-        """Find the tensor that fused steps read so many ids a row from, always the same. They answer in that for one."""
+        """Find the tensor that so many ids a row are read from, always the same; fused steps answer in that for one."""
         if (rows, count) not in self._places:
             self._places[rows, count] = torch.zeros(rows, count, dtype=torch.int64, device=self.device)
         return self._places[rows, count]

@@ -1,13 +1,13 @@
 """CUDA graphs: what a call launches is recorded once and played again with one launch."""
 
-import gc
 import time
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from yue_cli.garbage import uncollected
 
 Call = Callable[[], Tensor]
 
@@ -80,22 +80,10 @@ class Recorder:
         graph = torch.cuda.CUDAGraph()
         # Other threads, such as one that draws a progress bar, may do what they like meanwhile.
         recording = torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local")
-        with _no_collecting(), recording:
+        with uncollected(), recording:  # another graph among the garbage would, when it is destroyed, spoil this one
             answer = call()
         self._pool = graph.pool()
         self.count += 1
         self.seconds += time.perf_counter() - began
         self.bytes += max(0, torch.cuda.memory_reserved(self.device) - reserved)
         return graph, answer
-
-
-@contextmanager
-def _no_collecting() -> Iterator[None]:
-    """Let Python collect no garbage: another graph in it, when it is destroyed, would spoil what is being recorded."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()

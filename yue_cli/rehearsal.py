@@ -1,4 +1,4 @@
-"""A rehearsal: while weights are loaded, the first steps are taken with one layer, and what comes out is thrown away.
+"""A rehearsal: while weights are loaded, what is done first with them is done with few or none, and thrown away.
 
 It finds compiled kernels, or compiles them, and has libraries set themselves up, for which a song would have to wait.
 """
@@ -9,20 +9,18 @@ from contextlib import suppress
 from threading import Thread
 from typing import TypeVar
 
-from yue_cli.engines.native.model import Weights
-
-Begun = Callable[[Weights], None]  # is told of the first layer, with all that is no layer, while the others are loaded
 _LOOK_EVERY_S = 0.5  # for Ctrl-C, which Windows does not let a waiting thread hear
-Kind = TypeVar("Kind")
+First = TypeVar("First")
+Whole = TypeVar("Whole")
 
 
-def load_and_rehearse(load: Callable[[Begun], Weights], rehearse: Callable[[Weights], None]) -> Weights:
-    """Load in a second thread, and rehearse in this one as soon as the first layer is there.
+def load_and_rehearse(load: Callable[[Callable[[First], None]], Whole], rehearse: Callable[[First], None]) -> Whole:
+    """Load in a second thread, and rehearse in this one as soon as `load` has given what that takes.
 
     In this one, since libraries keep memory for every thread that computes. Raises what `load` raises.
     """
-    first: Future[Weights | None] = Future()
-    loaded: Future[Weights] = Future()
+    first: Future[First | None] = Future()
+    loaded: Future[Whole] = Future()
 
     def work() -> None:
         try:
@@ -33,14 +31,14 @@ def load_and_rehearse(load: Callable[[Begun], Weights], rehearse: Callable[[Weig
             first.set_result(None)
 
     Thread(target=work, daemon=True).start()
-    layer = _result(first)
-    if layer is not None:
+    given = _result(first)
+    if given is not None:
         with suppress(Exception):  # what fails here fails again, and is told, when it counts
-            rehearse(layer)
+            rehearse(given)
     return _result(loaded)
 
 
-def _result(future: "Future[Kind]") -> Kind:
+def _result(future: "Future[Whole]") -> Whole:
     while not future.done():
         wait([future], timeout=_LOOK_EVERY_S)
     return future.result()
