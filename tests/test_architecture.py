@@ -34,7 +34,7 @@ LEVELS = [
         "stopwatch",
     ],
     ["prompt"],
-    ["transfers", "rehearsal", "sampling", "sampling_kernels", "comparison", "mixing"],
+    ["transfers", "sampling", "sampling_kernels", "comparison", "mixing"],
     ["engines.base", "engines", "engines.native", "engines.exl2"],
     ["generation", "stages.reference", "stages.stage1", "stages.stage2", "stages.decode"],
     [

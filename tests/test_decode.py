@@ -20,53 +20,6 @@ def decoders(tmp_path_factory: pytest.TempPathFactory) -> decode.Decoders:
     return decode.open_codec(small_codec.write_checkpoint(tmp_path_factory.mktemp("codec")))
 
 
-@pytest.fixture
-def rehearsing(monkeypatch: pytest.MonkeyPatch) -> list[decode.Decoders]:
-    """Let a CPU rehearse as a GPU does; lists what it rehearsed with."""
-    seen, decoded = [], decode.decode
-
-    def watched(decoders: decode.Decoders, *songs: np.ndarray, limit: str = "clip") -> decode.Stems:
-        stems = decoded(decoders, *songs[:2], limit)
-        assert all(np.isfinite(samples).all() for samples in vars(stems).values())
-        seen.append(decoders)
-        return stems
-
-    monkeypatch.setattr(decode, "_has_room", lambda device: True)
-    monkeypatch.setattr(decode, "_GPU_CHUNK_FRAMES", 5)
-    monkeypatch.setattr(decode, "decode", watched)
-    return seen
-
-
-def test_a_rehearsal_changes_nothing(
-    decoders: decode.Decoders, rehearsing: list[decode.Decoders], tmp_path: Path
-) -> None:
-    opened = decode.open_codec(small_codec.write_checkpoint(tmp_path))
-    assert len(rehearsing) == 1
-    assert rehearsing[0].codec is not opened.codec
-    for name in ("codec", "vocal", "instrumental"):
-        expected, found = (getattr(each, name).state_dict() for each in (decoders, opened))
-        assert all(torch.equal(found[key], values) for key, values in expected.items())
-
-
-def test_what_fails_in_a_rehearsal_does_not_matter(
-    rehearsing: list[decode.Decoders], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_: object) -> None:
-        raise RuntimeError("no more memory")
-
-    monkeypatch.setattr(decode, "_rehearse", fail)
-    assert decode.open_codec(small_codec.write_checkpoint(tmp_path)).weight_bytes
-    assert not rehearsing
-
-
-def test_a_folder_that_is_not_there_is_told_when_decoding_is_rehearsed(
-    rehearsing: list[decode.Decoders], tmp_path: Path
-) -> None:
-    with pytest.raises(CheckpointError, match="no such file"):
-        decode.open_codec(tmp_path / "nothing")
-    assert not rehearsing
-
-
 def tracks(frames: int) -> tuple[np.ndarray, np.ndarray]:
     vocal, instrumental = small_codec.random_codes(2, 8, frames, seed=frames).numpy().astype(np.int16)
     return vocal, instrumental

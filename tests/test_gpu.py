@@ -14,6 +14,7 @@ import torch
 from tests.tiny_llama import write_checkpoint
 from yue_cli.engines import open_engine
 from yue_cli.engines.base import Engine
+from yue_cli.engines.native.engine import NativeEngine
 from yue_cli.engines.native.recorder import Recorder
 from yue_cli.errors import OutOfMemory
 from yue_cli.generation import Choice, fill_frames, sample_until
@@ -102,6 +103,21 @@ def test_a_step_waits_for_nothing(mode: str, checkpoint: Path) -> None:
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert "1 graphs recorded in" in engine.cost
+
+
+@pytest.mark.parametrize("mode", ["graphs", "kernels"])
+def test_a_pick_that_is_like_another_is_recorded_at_once(mode: str, checkpoint: Path) -> None:
+    engine, unrecorded = open_cuda(checkpoint, mode), open_cuda(checkpoint, mode)
+    assert isinstance(engine, NativeEngine) and isinstance(unrecorded, NativeEngine)
+    unrecorded._recorder = Recorder(engine.device, is_idle=True)
+    heads = [range(20 * index, 20 * index + 20) for index in range(3)]
+    picks = [[each.fuse(partial(most_likely, head.start), (head,)) for head in heads] for each in (engine, unrecorded)]
+    ids, expected = (each.prefill([np.arange(70)] * 2).argmax(-1, keepdim=True) for each in (engine, unrecorded))
+    for number in range(6):
+        ids, expected = (turns[number % 3](given) for turns, given in zip(picks, (ids, expected), strict=True))
+        assert torch.equal(ids, expected), f"pick {number}"
+        assert engine._recorder.count == (0, 1, 2, 3, 3, 3)[number]
+    assert engine._recorder.trouble == ""
 
 
 @pytest.mark.parametrize("mode", ["graphs", "kernels"])

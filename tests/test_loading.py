@@ -21,9 +21,9 @@ from yue_cli.engines.native.carrier import Carrier
 from yue_cli.engines.native.config import LlamaConfig
 from yue_cli.engines.native.engine import NativeEngine
 from yue_cli.engines.native.loader import load
-from yue_cli.engines.native.model import Begun, Weights
+from yue_cli.engines.native.model import Weights
+from yue_cli.engines.native.rehearsal import Begun, load_and_rehearse
 from yue_cli.errors import CheckpointError
-from yue_cli.rehearsal import load_and_rehearse
 from yue_cli.stages import stage1, stage2
 
 CPU = torch.device("cpu")

@@ -2,6 +2,7 @@
 
 import gc
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -295,6 +296,38 @@ def test_where_recording_fails_the_work_goes_on_without(monkeypatch: pytest.Monk
         else:
             with pytest.raises(RuntimeError, match="capturing"):
                 recorder.play("key", call)
+
+
+def test_of_calls_that_are_alike_the_first_is_computed_and_all_others_are_recorded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    done = list[str]()
+
+    def record(self: Recorder, call: Callable[[], Tensor]) -> tuple[Mock, Tensor]:
+        done.append("recorded")
+        return Mock(replay=lambda: done.append("played")), call()
+
+    def compute(self: Recorder, call: Callable[[], Tensor]) -> Tensor:
+        done.append("computed")
+        return call()
+
+    monkeypatch.setattr(Recorder, "_compute", compute)
+    monkeypatch.setattr(Recorder, "_record", record)
+    recorder = Recorder(CPU)
+    recorder._stream = object()  # type: ignore[assignment]
+
+    def play(key: str, like: str | None = None) -> list[str]:
+        done.clear()
+        assert int(recorder.play(key, lambda: torch.tensor(7), like)) == 7
+        return list(done)
+
+    assert play("one", like="both") == ["computed"]
+    assert play("other", like="both") == ["recorded", "played"]
+    assert play("one", like="both") == ["recorded", "played"]
+    assert play("one", like="both") == ["played"]
+    assert [play("alone"), play("alone"), play("alone")] == [["computed"], ["recorded", "played"], ["played"]]
+    recorder.forget()
+    assert play("other", like="both") == ["computed"]
 
 
 def test_no_garbage_is_collected_while_something_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:

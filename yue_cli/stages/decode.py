@@ -4,7 +4,6 @@ Source: YuE infer.py and `post_process_audio.py`, with every step kept in memory
 """
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,13 +17,10 @@ from xcodec_mini_infer.vocoder import Vocoder, VocoderConfig
 from yue_cli import mixing
 from yue_cli.errors import ArtifactError, CheckpointError
 from yue_cli.events import Emit, Finished, Progress, ignore
-from yue_cli.rehearsal import load_and_rehearse
 
 TOPIC = "decode"
 # A GPU is faster than its many small steps are launched: 60 s took it 0.31 s in chunks of 200 frames, 0.22 s in these.
 _GPU_CHUNK_FRAMES = 800
-_REHEARSAL_BYTES = 2_000_000_000  # that are free on a GPU where decoding is rehearsed: it takes a third of them
-_REHEARSED_WEIGHT = 1e-3  # so small that sums stay finite
 TRACKS = ("vocal", "instrumental")
 
 
@@ -56,44 +52,15 @@ class Stems:
 
 
 def open_codec(folder: Path, device: str | torch.device = "cpu") -> Decoders:
-    """Load a codec folder; a GPU with room enough rehearses decoding meanwhile.
-
-    Raises CheckpointError for what is missing or of another shape.
-    """
-    device = torch.device(device)
-
-    def load(begun: Callable[[tuple[CodecConfig, VocoderConfig]], None] | None = None) -> Decoders:
-        if begun is not None:
-            begun(checkpoint.read_config(folder))
+    """Load a codec folder. Raises CheckpointError for what is missing or of another shape."""
+    try:
         return Decoders(
             checkpoint.load_codec(folder, device),
             checkpoint.load_vocoder(folder, checkpoint.VOCAL_FILE, device),
             checkpoint.load_vocoder(folder, checkpoint.INSTRUMENTAL_FILE, device),
         )
-
-    try:
-        if not _has_room(device):
-            return load()
-        return load_and_rehearse(load, lambda sizes: _rehearse(*sizes, device))
     except CodecError as error:
         raise CheckpointError(str(error)) from error
-
-
-def _has_room(device: torch.device) -> bool:
-    """Tell whether a device is a GPU that holds the weights twice and what decoding needs."""
-    return device.type == "cuda" and torch.cuda.mem_get_info(device)[0] >= _REHEARSAL_BYTES
-
-
-def _rehearse(sizes: CodecConfig, vocoder_sizes: VocoderConfig, device: torch.device) -> None:
-    """Decode codes that mean nothing with weights that mean nothing, as many as a song's first chunk has."""
-    with torch.device("meta"):
-        codec, vocoder = Codec(sizes), Vocoder(vocoder_sizes)
-    for module in (codec, vocoder):
-        module.to_empty(device=device).eval().requires_grad_(False)
-        for tensor in (*module.parameters(), *module.buffers()):
-            tensor.fill_(_REHEARSED_WEIGHT)
-    codes = np.zeros((sizes.codebooks, _GPU_CHUNK_FRAMES), np.int16)
-    decode(Decoders(codec, vocoder, vocoder), codes, codes, "clip")
 
 
 def make_codec(device: str | torch.device = "cpu") -> Decoders:

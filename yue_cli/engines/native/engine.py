@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,12 +21,12 @@ from yue_cli.engines.base import Advance, Engine, Head, Pick, Rehearse
 from yue_cli.engines.native import attention, cache, invented, modes
 from yue_cli.engines.native.config import LlamaConfig
 from yue_cli.engines.native.loader import load
-from yue_cli.engines.native.model import Begun, Llama, Span, Weights
+from yue_cli.engines.native.model import Llama, Span, Weights
 from yue_cli.engines.native.positioned import PositionedStep
 from yue_cli.engines.native.quantized import Matrix, Unpack, join
 from yue_cli.engines.native.recorder import Recorder
+from yue_cli.engines.native.rehearsal import Begun, load_and_rehearse
 from yue_cli.errors import OutOfMemory
-from yue_cli.rehearsal import load_and_rehearse
 from yue_cli.transfers import send
 
 # Prompts are read in pieces of this many ids, one row after the other, so that a prompt's numbers depend on
@@ -252,7 +253,10 @@ class NativeEngine(Engine):
                     there.add_(count)
                     return answer.copy_(picked)
 
-                picked = self._recorder.play((number, rows, count, extent), call)
+                # Picks by one function with other values, as of stage 2's codebooks, are alike.
+                function = pick.func if isinstance(pick, partial) else pick
+                like = function, rows, count, extent, len(columns)
+                picked = self._recorder.play((number, rows, count, extent), call, like)
             self._filled = [filled + count for filled in self._filled]
             return picked
 

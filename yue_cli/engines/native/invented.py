@@ -14,7 +14,8 @@ from torch import Tensor
 from yue_cli.engines.native.config import CONFIG_FILE, RANDOM_KEY, LlamaConfig
 from yue_cli.engines.native.formats import CONFIG_KEY, Quantization
 from yue_cli.engines.native.loader import Loader
-from yue_cli.engines.native.model import Begun, Weights
+from yue_cli.engines.native.model import Weights
+from yue_cli.engines.native.rehearsal import Begun
 
 # One draw serves many tensors, since drawing takes a processor longer than copying; a prime, so that rows differ.
 _DRAWN = 1_048_573

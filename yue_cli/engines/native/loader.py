@@ -12,8 +12,9 @@ from torch import Tensor
 
 from yue_cli.engines.native.carrier import Carrier
 from yue_cli.engines.native.config import LlamaConfig
-from yue_cli.engines.native.model import Begun, Layer, Weights
+from yue_cli.engines.native.model import Layer, Weights
 from yue_cli.engines.native.quantized import CLASSES, Matrix
+from yue_cli.engines.native.rehearsal import Begun
 from yue_cli.errors import CheckpointError
 
 INDEX_FILE = "model.safetensors.index.json"

@@ -4,7 +4,6 @@ Source of the computation: LLaMA (arXiv 2302.13971) as `LlamaForCausalLM` of tra
 embedding by halves, grouped queries (arXiv 2305.13245), RMSNorm in float32, SwiGLU.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -44,9 +43,6 @@ class Weights:
             weights.append(self.head)
         weights += [weight for layer in self.layers for weight in vars(layer).values()]
         return [tensor for weight in weights for tensor in _parts(weight)]
-
-
-Begun = Callable[[Weights], None]  # is told of the first layer, with all that is no layer, while the others are loaded
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,10 @@ Call = Callable[[], Tensor]
 class Recorder:
     """Plays calls that work in place on tensors of fixed address and answer with one.
 
-    The first time, a call is computed as it is, for good: that also loads and compiles what it needs. The second
-    time it is recorded. All recordings share one pool of memory; a later one may use what an earlier one does, so
-    an answer is good until the next call. Where there is no CUDA, calls are computed as they are.
+    The first call of several that are alike is computed as it is, for good: that also loads and compiles what they
+    need. From then on each is recorded when it is made for the first time. All recordings share one pool of memory; a
+    later one may use what an earlier one does, so an answer is good until the next call. Where there is no CUDA, calls
+    are computed as they are.
     """
 
     def __init__(self, device: torch.device, *, gives_up: bool = False, is_idle: bool = False) -> None:
@@ -32,22 +33,27 @@ class Recorder:
         self.seconds = 0.0  # taken by recording
         self.bytes = 0  # of device memory that recordings hold
         # With each graph the call it was made from: it keeps the tensors alive whose addresses were recorded.
-        self._graphs: dict[Hashable, tuple[torch.cuda.CUDAGraph, Tensor, Call] | None] = {}
+        self._graphs: dict[Hashable, tuple[torch.cuda.CUDAGraph, Tensor, Call]] = {}
+        self._loaded: set[Hashable] = set()  # what calls are like that find all they need
         self._pool: Any = None  # PyTorch's handle of the pool
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" and not is_idle else None
 
-    def play(self, key: Hashable, call: Call) -> Tensor:
-        """Do what `call` does. key: equal for calls that do the same to the same tensors."""
+    def play(self, key: Hashable, call: Call, like: Hashable = None) -> Tensor:
+        """Do what `call` does.
+
+        key: equal for calls that do the same to the same tensors. like: equal for those that launch the same kernels;
+        None for a call that is like no other.
+        """
         if self._stream is None:
             return call()
-        if key not in self._graphs:
+        kind = key if like is None else like
+        if kind not in self._loaded:
             answer = self._compute(call)
-            self._graphs[key] = None
+            self._loaded.add(kind)
             return answer
-        recorded = self._graphs[key]
-        if recorded is None:
+        if key not in self._graphs:
             try:
-                recorded = self._graphs[key] = (*self._record(call), call)
+                self._graphs[key] = (*self._record(call), call)
             except RuntimeError as error:
                 if not self.gives_up:
                     raise
@@ -55,13 +61,14 @@ class Recorder:
                 self.trouble = str(error).partition("\n")[0]
                 self._stream = None
                 return call()
-        graph, answer, _ = recorded
+        graph, answer, _ = self._graphs[key]
         graph.replay()
         return answer
 
     def forget(self) -> None:
         """Give the memory of all recordings back."""
         self._graphs.clear()
+        self._loaded.clear()
         self._pool = None
 
     def _compute(self, call: Call) -> Tensor:
