@@ -7,6 +7,7 @@ from tests import small_codec
 from xcodec_mini_infer import CodecError, acoustic
 from xcodec_mini_infer.acoustic import Decoder, Snake
 from xcodec_mini_infer.codec import Codec, CodecConfig
+from xcodec_mini_infer.context import chunks
 from xcodec_mini_infer.precision import full_precision
 
 # Convolution kernels sum in another order for another length: about 3e-6 of the peak.
@@ -26,6 +27,16 @@ def test_chunks_sound_like_one_piece(codec: Codec, frames: int, chunk_frames: in
     assert whole.shape == (batch, 320 * frames)
     error = (codec.decode(codes, chunk_frames) - whole).abs().max()
     assert error <= CHUNKED * whole.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("total", "size", "lengths"), [(0, 4, []), (3, 4, [3]), (8, 4, [4, 4]), (9, 4, [3, 3, 3]), (11, 4, [4, 4, 3])]
+)
+def test_chunks_are_of_one_length_if_they_can_be(total: int, size: int, lengths: list[int]) -> None:
+    found = list(chunks(total, size, context=2))
+    assert [chunk.stop - chunk.start for chunk in found] == lengths
+    assert [chunk.start for chunk in found] == [sum(lengths[:number]) for number in range(len(lengths))]
+    assert all(chunk.left == min(2, chunk.start) and chunk.right == min(2, total - chunk.stop) for chunk in found)
 
 
 def test_ten_frames_of_context_are_exactly_enough(codec: Codec) -> None:

@@ -81,8 +81,8 @@ def test_progress_is_told_once_a_chunk(decoders: decode.Decoders, monkeypatch: p
     decode.decode(decoders, *tracks(120), "scale", told.append)
     assert told[:-1] == [
         Progress("decode", "", 0, 120, "frames"),
-        Progress("decode", "", 50, 120, "frames", 1.0),
-        Progress("decode", "", 100, 120, "frames", 2.0),
+        Progress("decode", "", 40, 120, "frames", 0.8),
+        Progress("decode", "", 80, 120, "frames", 1.6),
         Progress("decode", "", 120, 120, "frames", 2.4),
     ]
     last = told[-1]

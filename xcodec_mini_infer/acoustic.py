@@ -32,7 +32,8 @@ class Snake(nn.Module):
         """x: float32 [B, C, N]. Returns a new array of that shape; every pass but the first is in place."""
         wave = x * self.alpha
         wave.sin_()
-        wave.mul_(wave)  # as square_ does, whose kernel takes a GPU longer to load than all of them to run
+        # A GPU takes longer to load the kernel of square_ than to run all of these; autograd allows only that in place.
+        wave = wave * wave if wave.requires_grad else wave.mul_(wave)
         wave.mul_((self.alpha + 1e-9).reciprocal())
         return wave.add_(x)
 

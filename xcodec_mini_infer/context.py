@@ -6,6 +6,7 @@ with the frames around it, and nothing is added at a true end: padded activation
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from math import ceil
 
 from torch import Tensor
 
@@ -32,9 +33,13 @@ class Chunk:
 
 
 def chunks(total: int, size: int, context: int) -> Iterator[Chunk]:
-    """Cut `total` frames into chunks of at most `size` frames; context ends where the song does."""
-    for start in range(0, total, size):
-        stop = min(start + size, total)
+    """Cut `total` frames into chunks of at most `size` frames; context ends where the song does.
+
+    They are as long as each other, if they can: libraries plan their work anew for every length.
+    """
+    length = ceil(total / ceil(total / size)) if total else size
+    for start in range(0, total, length):
+        stop = min(start + length, total)
         yield Chunk(start, stop, min(context, start), min(context, total - stop))
 
 

@@ -5,6 +5,7 @@ those for older GPUs, which have less shared memory, are guesses.
 """
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from torch import Tensor
 
@@ -109,6 +110,7 @@ def grouped_cut(keys: int, multiprocessors: int) -> GroupedCut:
     return replace(cut, buffers=3) if cut.chunks * keys <= multiprocessors else cut
 
 
+@lru_cache
 def find(
     kind: type, outs: int, inner: int, rows: int, gated: bool, multiprocessors: int, knows_few: bool = False
 ) -> Tile | FewRows | None:
