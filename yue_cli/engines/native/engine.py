@@ -170,8 +170,8 @@ class NativeEngine(Engine):
         last = []
         for slot, row in reversed(list(enumerate(rows))):  # the first comes last, for its slot is borrowed until then
             assert 1 <= len(row) <= self.length, f"a row of {len(row)} ids does not fit a cache of {self.length}"
-            ids = torch.empty(1, len(row), dtype=torch.int64, device=self.device)
-            send(np.asarray(row, dtype=np.int64)[None], ids)
+            empty = torch.empty(1, len(row), dtype=torch.int64, device=self.device)
+            ids = send(np.asarray(row, dtype=np.int64)[None], empty)
             is_recorded = self._step is not None and len(row) <= CHUNK and alike[len(row)] >= _MANY
             last.append(self._read_recorded(ids, slot) if is_recorded else self._read(ids, slot))
         return last[::-1]
