@@ -65,7 +65,7 @@ def test_one_token_takes_no_step() -> None:
 def test_looking_for_the_end_only_now_and_then_changes_nothing(
     end_at: int, behind: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(generation._TOKENS_A_LOOK, "cpu", 4)
+    monkeypatch.setitem(generation._STEPS_A_LOOK, "cpu", 4)
     monkeypatch.setitem(generation._LOOKS_BEHIND, "cpu", behind)
     script = Script([*range(end_at), END, *range(50, 70)])
     engine = CountingEngine()
@@ -128,7 +128,7 @@ def test_the_engine_has_read_the_whole_stream_but_the_last_pick() -> None:
 def test_reading_back_several_frames_at_once_changes_nothing(
     look: int, behind: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(generation._FRAMES_A_LOOK, "cpu", look)
+    monkeypatch.setitem(generation._STEPS_A_LOOK, "cpu", look)
     monkeypatch.setitem(generation._LOOKS_BEHIND, "cpu", behind)
     engine, heard = CountingEngine(next_block), list[int]()
     given = np.arange(7)[None]
@@ -161,7 +161,7 @@ def count_to(ends: dict[int, int]) -> Callable[[list[int]], int]:
 def test_each_song_ends_for_itself_and_all_are_waited_for(
     look: int, behind: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(generation._TOKENS_A_LOOK, "cpu", look)
+    monkeypatch.setitem(generation._STEPS_A_LOOK, "cpu", look)
     monkeypatch.setitem(generation._LOOKS_BEHIND, "cpu", behind)
     engine = CountingEngine(count_to({0: 3, 10: 15, 20: 21, 30: 97}))
     advance, heard = engine.fuse(Counter().pick), list[int]()

@@ -5,7 +5,7 @@ They know ids and engines; what the ids mean, and which may be picked, is the st
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,9 +19,8 @@ from yue_cli.transfers import fetch
 Heard = Callable[[int], None]  # is told how many tokens, of all songs, or steps are done
 
 _HEARD_EVERY_S = 0.1
-# Reading ids back makes the host wait for the device, so where that costs it is done for several steps at once, …
-_TOKENS_A_LOOK = {"cpu": 1, "cuda": 4}
-_FRAMES_A_LOOK = {"cpu": 1, "cuda": 4}
+# Reading ids back makes the host wait for the device, so where that costs it is done for several tokens, or frames, …
+_STEPS_A_LOOK = {"cpu": 1, "cuda": 4}
 _LOOKS_BEHIND = {"cpu": 0, "cuda": 1}  # … and while the next ones are at work: a device that waits is idle
 
 
@@ -66,7 +65,7 @@ def sample_until(
     does a song that has ended until all have. Returns int64 [m] for each song, `end` included.
     """
     assert limit >= 1, "nothing to pick"
-    pace, reader = _Pace(heard), _Reader(engine.device, _TOKENS_A_LOOK)
+    pace, reader = _Pace(heard), _Reader(engine.device)
     looked = done = 0  # ids of each song: read back, picked
     known: list[np.ndarray] = []
     lengths = np.zeros(len(songs), dtype=np.int64)  # ids of each song, `end` included; 0 while it goes on
@@ -100,7 +99,7 @@ def fill_frames(
     Returns int64 [R, T, 1 + choices]. A frame takes as many forwards as choices: its given id goes in together with
     the last pick of the frame before, or with the prompt.
     """
-    pace, reader = _Pace(heard), _Reader(engine.device, _FRAMES_A_LOOK)
+    pace, reader = _Pace(heard), _Reader(engine.device)
     frames = given.shape[1]
     firsts = torch.from_numpy(given).to(engine.device)
     first, *others = choices
@@ -125,9 +124,8 @@ def fill_frames(
 class _Reader:
     """Brings what was picked to the host, some steps at once, perhaps while the next ones are at work."""
 
-    def __init__(self, device: torch.device, steps: Mapping[str, int]) -> None:
-        """steps: that are read together, by the kind of device."""
-        self._steps, self._behind = steps.get(device.type, 1), _LOOKS_BEHIND.get(device.type, 0)
+    def __init__(self, device: torch.device) -> None:
+        self._steps, self._behind = _STEPS_A_LOOK.get(device.type, 1), _LOOKS_BEHIND.get(device.type, 0)
         self._count = 0  # steps that are not on their way yet
         self._fresh: list[Tensor] = []
         self._coming: deque[Callable[[], np.ndarray]] = deque()
