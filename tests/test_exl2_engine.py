@@ -127,7 +127,8 @@ def test_an_engine_tells_its_facts(engine: Engine, checkpoint: Path) -> None:
     assert facts.max_length == CONFIG["max_position_embeddings"]
     assert facts.cache_bytes_per_token == 2 * 2 * 2 * 64 * 2
     planned = facts.parameter_bytes + facts.cache_bytes_per_token * ROWS * LENGTH
-    assert planned <= engine.memory < 1.2 * planned
+    recorded = 2 << 21 if engine.device.type == "cuda" else 0  # what graphs of other tests may hold: two blocks
+    assert planned <= engine.memory < 1.2 * planned + recorded
 
 
 @pytest.mark.parametrize(("bits", "most"), [(8, 0.3), (6, 1.0), (4, 4.0)])
