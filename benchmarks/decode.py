@@ -1,10 +1,9 @@
 """How fast and in how much memory two tracks of codes become a song, at the published size, on two CPU cores.
 
-    python benchmarks/decode.py [--seconds 20] [--lengths 10 60 180 300] [--repeats 3]
+    python -m benchmarks.decode [--seconds 20] [--lengths 10 60 180 300] [--repeats 3]
 
-First the chunked decoder against the same networks run as YuE's infer.py runs them: each track in one piece,
-weight norm computed at every call, Snake in separate passes, codes looked up twice. Then one process for each
-length, for time and for memory above the weights. Weights are random.
+First the chunked decoder against the same networks run as YuE's infer.py runs them (`baselines/decoding.py`). Then one
+process for each length, for time and for memory above the weights. Weights are random.
 """
 
 import argparse
@@ -17,72 +16,19 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from benchmarks.baselines import decoding
 from xcodec_mini_infer import FRAME_RATE, checkpoint
-from xcodec_mini_infer.acoustic import Snake
-from xcodec_mini_infer.codec import Codec, CodecConfig
+from xcodec_mini_infer.codec import CodecConfig
 from xcodec_mini_infer.vocoder import VocoderConfig
-from yue_cli import mixing
-from yue_cli.stages.decode import Decoders, Stems, decode, open_codec
+from yue_cli.stages.decode import decode, open_codec
 
 THREADS = 2
 WARM_UP_FRAMES = 6 * FRAME_RATE  # more than a chunk: the first run of a length of arrays takes longer
-
-
-class SeparateSnake(nn.Module):
-    """Snake as the reference writes it: one pass over memory for each operation."""
-
-    def __init__(self, alpha: Tensor) -> None:
-        super().__init__()
-        self.alpha = alpha
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + (self.alpha + 1e-9).reciprocal() * torch.sin(self.alpha * x).pow(2)
-
-
-def unfold(decoder: nn.Module) -> None:
-    """Give a decoder back its weight norm and its unfused Snakes."""
-    for name, module in decoder.named_children():
-        if isinstance(module, Snake):
-            setattr(decoder, name, SeparateSnake(module.alpha))
-        elif isinstance(module, nn.Conv1d | nn.ConvTranspose1d):
-            nn.utils.parametrizations.weight_norm(module, dim=0)
-        else:
-            unfold(module)
-
-
-def decode_plainly(codec: Codec, codes: Tensor) -> Tensor:
-    """Run the 16 kHz decoder layer by layer over the whole track."""
-    decoder: Any = codec.decoder
-    x = decoder.first(codec.to_decoder(codec.embed(codes).transpose(1, 2)).transpose(1, 2))
-    for block in decoder.blocks:
-        x = block.upsample(block.snake(x))
-        for unit in block.residuals:
-            x = x + unit.pointwise(unit.second_snake(unit.dilated(unit.snake(x))))
-    wave: Tensor = decoder.last(decoder.snake(x))[:, 0]
-    return wave
-
-
-@torch.inference_mode()
-def decode_in_one_piece(decoders: Decoders, vocal: np.ndarray, instrumental: np.ndarray) -> Stems:
-    """Decode whole tracks, one network after the other. `decoders` must have been unfolded."""
-    codec = decoders.codec
-    tracks = [torch.from_numpy(track)[None] for track in (vocal, instrumental)]
-    low = sum(decode_plainly(codec, track).clamp(-mixing.LIMIT, mixing.LIMIT) for track in tracks)
-    stems = [
-        vocoder.decode(codec.embed(track)).numpy()
-        for vocoder, track in zip((decoders.vocal, decoders.instrumental), tracks, strict=True)
-    ]
-    mix = stems[0] + stems[1]
-    for samples in (mix, *stems):
-        mixing.limit(samples, "scale")
-    assert isinstance(low, Tensor)
-    return Stems(mixing.replace_low(low.numpy(), mix), *stems)
 
 
 def write_random_checkpoint(folder: Path) -> None:
@@ -123,12 +69,12 @@ def seconds_taken(work: Callable[[], object]) -> float:
 def compare(folder: Path, seconds: int, repeats: int) -> None:
     """Print the best of several runs of both, taken in turn so that both meet the same machine."""
     ours, reference = open_codec(folder), open_codec(folder)
-    unfold(reference.codec.decoder)
+    decoding.unfold(reference.codec.decoder)
     tracks = random_tracks(seconds * FRAME_RATE)
     fast, slow = [], []
     for _ in range(repeats):
         fast.append(seconds_taken(lambda: decode(ours, *tracks, "scale")) / seconds)
-        slow.append(seconds_taken(lambda: decode_in_one_piece(reference, *tracks)) / seconds)
+        slow.append(seconds_taken(lambda: decoding.decode(reference, *tracks)) / seconds)
     print(f"{seconds} s of music, two tracks, best of {repeats}:")
     print(f"  in chunks      {min(fast):.3f} s per second of music")
     print(f"  in one piece   {min(slow):.3f} s per second of music; chunks take {min(fast) / min(slow):.2f} of it")
@@ -157,7 +103,7 @@ def memory_mb(field: str) -> float:
 def measure_lengths(folder: Path, lengths: list[int]) -> None:
     print("length   s per second   MB above the weights   of them full-length 44.1 kHz arrays")
     for seconds in lengths:
-        command = [sys.executable, __file__, "--folder", str(folder), "--measure", str(seconds)]
+        command = [sys.executable, "-m", "benchmarks.decode", "--folder", str(folder), "--measure", str(seconds)]
         result = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         arrays = f"{3 * 4 * 44_100 * seconds / 1e6:.0f}"
         print(f"{seconds:4d} s   {result['time']:12.3f}   {result['memory']:20.0f}   {arrays:>14} (3 arrays)")

@@ -23,17 +23,23 @@ Part = Callable[[], Figures]
 
 
 def run(
-    parts: Mapping[str, Part], out: Path, limit_s: float, preload: Sequence[str], gpus: Sequence[str | None] = (None,)
+    parts: Mapping[str, Part],
+    out: Path,
+    limit_s: float,
+    preload: Sequence[str],
+    gpus: Sequence[str | None] = (None,),
+    before: Figures | None = None,
 ) -> Figures:
     """Run parts and return the figures of all by name; all are in `out` as soon as one ends.
 
     limit_s: seconds, after which no part begins. preload: modules that are imported once, for all. gpus: each takes the
-    next part as soon as it is free, and is the only one that this part sees; None: what all see.
+    next part as soon as it is free, and is the only one that this part sees; None: what all see. before: figures of
+    parts that have run already, which come first.
     """
     # One process loads the libraries, and every part's process begins as a copy of it.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(preload))
-    report: Figures = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "command": " ".join(sys.argv)}
+    report = dict(before or {"date": datetime.now(UTC).isoformat(timespec="seconds"), "command": " ".join(sys.argv)})
     began, waiting, lock = time.perf_counter(), deque(parts.items()), threading.Lock()
 
     def take_parts(gpu: str | None) -> None:

@@ -10,7 +10,6 @@ forgotten in part when it is full; stage 2 and decoding grow with the length. Lo
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 
@@ -39,7 +38,7 @@ def main() -> None:
     report = json.loads(source.read_text(encoding="utf-8"))
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
     for label, parts in WAYS.items():
-        token_s = token_seconds(report[parts[0]])
+        token_s = points_of(report[parts[0]])
         left.plot(*zip(*[(context, 1000 * each) for context, each in token_s], strict=True), marker="o", label=label)
         rest_s = (report[parts[1]]["seconds"] + report["ours/decode"]["seconds"]) / MEASURED_S
         songs = [(length, singing_s(token_s, length) + rest_s * length) for length in LENGTHS]
@@ -52,11 +51,6 @@ def main() -> None:
     figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
     figure.suptitle(f"{report['bandwidth']['device']}, random weights of the published sizes")
     figure.savefig(target, dpi=90)
-
-
-def token_seconds(part: dict[str, Any]) -> list[tuple[int, float]]:
-    """List contexts and seconds a token after them."""
-    return points_of(part) if "points" in part else [(int(at), each) for at, each in part["token_s"].items()]
 
 
 def singing_s(token_s: list[tuple[int, float]], music_s: float) -> float:

@@ -16,7 +16,7 @@ def resample(samples: Tensor, rate: int, new_rate: int) -> Tensor:
     """Turn float32 [C, N] at one rate into float32 [C, ceil(N * new_rate / rate)] at another."""
     if rate == new_rate:
         return samples
-    resampler = Resampler(rate, new_rate)
+    resampler = Resampler(rate, new_rate, samples.device)
     length = resampler.length(samples.shape[-1])
     blocks = [
         resampler.block(samples, start, min(start + _BLOCK, length)) for start in range(0, max(length, 1), _BLOCK)

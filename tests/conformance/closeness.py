@@ -13,12 +13,11 @@ def salt_beside(path: Path) -> str:
 
 def close(found: Tensor, expected: np.ndarray, tolerance: float, name: str) -> None:
     assert tuple(found.shape) == expected.shape, f"{name}: shape {tuple(found.shape)}, expected {expected.shape}"
-    difference = np.abs(found.numpy() - expected)
+    array = found.cpu().numpy()
+    difference = np.abs(array - expected)
     worst = np.unravel_index(difference.argmax(), difference.shape)
     error = difference[worst] / np.abs(expected).max()
-    assert error <= tolerance, (
-        f"{name}: {error:.2e} of the peak at {worst}: {found.numpy()[worst]}, expected {expected[worst]}"
-    )
+    assert error <= tolerance, f"{name}: {error:.2e} of the peak at {worst}: {array[worst]}, expected {expected[worst]}"
 
 
 def record(modules: dict[str, nn.Module]) -> dict[str, Tensor]:

@@ -33,16 +33,16 @@ def arrays(salt: str) -> dict[str, Arrays]:
 
 
 @functools.cache
-def studio(salt: str) -> tuple[Codec, Vocoder, Vocoder]:
-    """Make a checkpoint folder of the published size, once, and load it."""
+def studio(salt: str, device: torch.device) -> tuple[Codec, Vocoder, Vocoder]:
+    """Make a checkpoint folder of the published size, once for a device, and load it."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         tensors = {file: to_tensors(content) for file, content in arrays(salt).items()}
         checkpoint.write(folder, CodecConfig(), VocoderConfig(), tensors)
         return (
-            checkpoint.load_codec(folder),
-            checkpoint.load_vocoder(folder, checkpoint.VOCAL_FILE),
-            checkpoint.load_vocoder(folder, checkpoint.INSTRUMENTAL_FILE),
+            checkpoint.load_codec(folder, device),
+            checkpoint.load_vocoder(folder, checkpoint.VOCAL_FILE, device),
+            checkpoint.load_vocoder(folder, checkpoint.INSTRUMENTAL_FILE, device),
         )
 
 
@@ -57,9 +57,9 @@ def test_weights_follow_the_rule(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", files("codec", "decode_*.npz"))
-def test_codes_become_16_khz(path: Path) -> None:
+def test_codes_become_16_khz(path: Path, device: torch.device) -> None:
     golden = np.load(path)
-    codec, _, _ = studio(salt_beside(path))
+    codec, _, _ = studio(salt_beside(path), device)
     layers = {"fc_post2": codec.to_decoder, "model0_every16th": codec.decoder.first}
     layers |= {f"model{i}_every16th": block for i, block in enumerate(codec.decoder.blocks, start=1)}
     layers["model5_every16th"] = codec.decoder.snake
@@ -79,9 +79,9 @@ def test_codes_become_16_khz(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", files("codec", "vocos_*.npz"))
-def test_codes_become_44_khz(path: Path) -> None:
+def test_codes_become_44_khz(path: Path, device: torch.device) -> None:
     golden = np.load(path)
-    codec, vocal, instrumental = studio(salt_beside(path))
+    codec, vocal, instrumental = studio(salt_beside(path), device)
     vocoder = vocal if str(golden["decoder"]) == "vocal" else instrumental
     seen = record(
         {
@@ -99,25 +99,26 @@ def test_codes_become_44_khz(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", files("codec", "resample_*.npz"))
-def test_sample_rates_change(path: Path) -> None:
+def test_sample_rates_change(path: Path, device: torch.device) -> None:
     golden = np.load(path)
     rate, new_rate = (int(value) for value in golden["rates"])
-    samples = torch.from_numpy(golden["x"])
+    samples = torch.from_numpy(golden["x"]).to(device)
     close(resample(samples, rate, new_rate), golden["y"], POST, "y")
     close(resample(samples.mean(0, keepdim=True), rate, new_rate), golden["mono"], POST, "mono")
 
 
 @pytest.mark.parametrize("path", files("codec", "post_*.npz"))
-def test_two_bands_become_one_mix(path: Path) -> None:
+def test_two_bands_become_one_mix(path: Path, device: torch.device) -> None:
     golden = np.load(path)
-    close(torch.from_numpy(replace_low(golden["a"], golden["b"])), golden["out"], POST, "out")
+    close(torch.from_numpy(replace_low(golden["a"], golden["b"], device=device)), golden["out"], POST, "out")
     if "a44" in golden.files:
-        resampled = resample(torch.from_numpy(golden["a"]), SAMPLE_RATE, VOCODER_SAMPLE_RATE)
+        high = torch.from_numpy(golden["b"]).to(device)
+        resampled = resample(torch.from_numpy(golden["a"]).to(device), SAMPLE_RATE, VOCODER_SAMPLE_RATE)
         close(resampled, golden["a44"], POST, "a44")
         bands = {
-            "a_low": BandFilter("low", 1)(resampled),
-            "b_low": BandFilter("low", 1)(torch.from_numpy(golden["b"])),
-            "b_high": BandFilter("high", 1)(torch.from_numpy(golden["b"])),
+            "a_low": BandFilter("low", 1, device)(resampled),
+            "b_low": BandFilter("low", 1, device)(high),
+            "b_high": BandFilter("high", 1, device)(high),
         }
         for name, band in bands.items():
             close(band, golden[name], POST, name)
@@ -126,10 +127,10 @@ def test_two_bands_become_one_mix(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", files("codec", "song_*.npz"))
-def test_two_tracks_become_a_song(path: Path) -> None:
+def test_two_tracks_become_a_song(path: Path, device: torch.device) -> None:
     golden = np.load(path)
     how = "scale" if golden["rescale"] else "clip"
-    decoders = decode.Decoders(*studio(salt_beside(path)))
+    decoders = decode.Decoders(*studio(salt_beside(path), device))
     stems = decode.decode(decoders, golden["codes_v"], golden["codes_i"], how)
     for name, found in (("stem_v", stems.vocal), ("stem_i", stems.instrumental), ("final", stems.mix)):
         close(torch.from_numpy(found), golden[name], VOCODER_WAVE, name)
@@ -138,7 +139,7 @@ def test_two_tracks_become_a_song(path: Path) -> None:
     recons = []
     for name, vocoder in (("v", decoders.vocal), ("i", decoders.instrumental)):
         codes = torch.from_numpy(golden[f"codes_{name}"])[None]
-        raw.append(vocoder.decode(decoders.codec.embed(codes)).numpy())
+        raw.append(vocoder.decode(decoders.codec.embed(codes)).cpu().numpy())
         recons.append(decoders.codec.decode(codes).clamp(-LIMIT, LIMIT))
         close(recons[-1], golden[f"recons_{name}"], WAVE, f"recons_{name}")
     close(recons[0] + recons[1], golden["recons_mix"], WAVE, "recons_mix")

@@ -33,14 +33,14 @@ def arrays(salt: str) -> Arrays:
 
 
 @functools.cache
-def encoder(salt: str) -> Encoder:
-    """Make a codec folder of the published size, once, and load its encoder."""
+def encoder(salt: str, device: torch.device) -> Encoder:
+    """Make a codec folder of the published size, once for a device, and load its encoder."""
     with tempfile.TemporaryDirectory() as name:
         tensors = {checkpoint.CODEC_FILE: to_tensors(arrays(salt))}
         for file in (checkpoint.VOCAL_FILE, checkpoint.INSTRUMENTAL_FILE):
             tensors[file] = {}
         checkpoint.write(Path(name), CodecConfig(), VocoderConfig(), tensors)
-        return checkpoint.load_encoder(Path(name), codebooks=ALL)
+        return checkpoint.load_encoder(Path(name), device, codebooks=ALL)
 
 
 @pytest.mark.parametrize("path", files("codec", "weights_check.json"))
@@ -50,9 +50,9 @@ def test_weights_follow_the_rule(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", files("codec", "encode_*.npz"))
-def test_sound_becomes_codes(path: Path) -> None:
+def test_sound_becomes_codes(path: Path, device: torch.device) -> None:
     golden = np.load(path)
-    whole = encoder(salt_beside(path))
+    whole = encoder(salt_beside(path), device)
     wave = torch.from_numpy(golden["wav"][:, 0])
     hubert = whole.hubert
     seen = record(
@@ -76,7 +76,7 @@ def test_sound_becomes_codes(path: Path) -> None:
 
 def same_codes(codes: torch.Tensor, golden: np.lib.npyio.NpzFile) -> None:
     """Expect every code of [B, 12, T] to be the same."""
-    found, expected = codes.transpose(0, 1).numpy(), golden["codes_all"]
+    found, expected = codes.transpose(0, 1).cpu().numpy(), golden["codes_all"]
     assert golden["margin"].min() >= CERTAIN_MARGIN
     assert np.array_equal(found, expected), f"first mismatch at {np.argwhere(found != expected)[0]}"
     assert np.array_equal(found[:1], golden["codes_bw0_5"])
@@ -85,7 +85,7 @@ def same_codes(codes: torch.Tensor, golden: np.lib.npyio.NpzFile) -> None:
 @pytest.mark.parametrize("path", files("codec", "encode_*.npz"))
 def test_the_length_alone_tells_whether_the_acoustic_branch_needs_silence_around(path: Path) -> None:
     golden = np.load(path)
-    whole = encoder(salt_beside(path))
+    whole = encoder(salt_beside(path), torch.device("cpu"))
     samples = golden["wav"].shape[-1]
     differ = whole.acoustic.frames(samples) != whole.hubert.frames(samples)
     assert differ == bool(golden["fallback"]) == (samples % 320 in range(80, 312))
