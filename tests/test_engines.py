@@ -350,9 +350,9 @@ def test_an_engine_that_cannot_run_here_says_why(plain: Path, monkeypatch: pytes
 
 def test_too_large_a_cache_is_one_line(plain: Path) -> None:
     with pytest.raises(EngineError) as error:
-        open_engine("native", plain, rows=64, length=10**9, device=torch.device("cpu"), dtype=torch.float32)
+        open_engine("native", plain, rows=64, length=10**10, device=torch.device("cpu"), dtype=torch.float32)
     assert str(error.value) == (
-        "cpu: not enough memory for 0.0 GB of weights and 131072.0 GB of cache (64 rows of 1000000000 tokens); "
+        "cpu: not enough memory for 0.0 GB of weights and 1310720.0 GB of cache (64 rows of 10000000000 tokens); "
         "use fewer rows, a shorter context or a smaller model."
     )
 
