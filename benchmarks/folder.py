@@ -9,6 +9,7 @@ windows. The first song's worth is a warm-up; loading and memory are told too. W
 
 import argparse
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -75,6 +76,19 @@ def main() -> None:
 
 def stage1_seconds(engine: Engine, context: int, tokens: int) -> float:
     """Sample after a prompt; seconds taken by the last `tokens`, at best."""
+    return seconds_more(singer(engine, context), tokens)
+
+
+def seconds_more(work: Callable[[int], float], count: int) -> float:
+    """Tell how much longer so many tokens or frames more than the warm-up take; `work` gives seconds."""
+    work(WARM_UP)
+    # Both sides read the prompt, which takes longer than the tokens: each at its best, else a pause counts as a gain.
+    short, whole = (min(work(limit) for _ in range(3)) for limit in (WARM_UP, WARM_UP + count))
+    return whole - short
+
+
+def singer(engine: Engine, context: int) -> Callable[[int], float]:
+    """Make a function that samples so many tokens of stage 1 after a prompt, and gives the seconds taken."""
     vocabulary = Vocabulary()
     allowed = allowed_ids("yue", vocabulary, engine.vocabulary_size)
     settings = resolve(Settings()).stage1
@@ -82,33 +96,42 @@ def stage1_seconds(engine: Engine, context: int, tokens: int) -> float:
     advance = engine.fuse(sampler.pick, sampler.head)
     prompt = np.random.default_rng(0).integers(0, 32000, context)
 
-    def sample(limit: int) -> float:
+    def sing(tokens: int) -> float:
         sampler.begin([prompt], strengths=[1.5], noise=[Noise(0, 0)])
         synchronize(engine)
         began = time.perf_counter()
         # No id ends it: -1 is never picked.
-        sample_until(engine, [prompt, prompt[-1:]], sampler, advance, end=-1, limit=limit)
+        sample_until(engine, [prompt, prompt[-1:]], sampler, advance, end=-1, limit=tokens)
         return time.perf_counter() - began
 
-    sample(WARM_UP)
-    # Both sides read the prompt, which takes longer than the tokens: each at its best, else a pause counts as a gain.
-    short, whole = (min(sample(limit) for _ in range(3)) for limit in (WARM_UP, WARM_UP + tokens))
-    return whole - short
+    return sing
 
 
 def stage2_seconds(engine: Engine, rows: int, frames: int) -> float:
     """Fill the first frames of whole windows; seconds taken by all of them, prompt included."""
+    fill = filler(engine, rows)
+    fill(WARM_UP)
+    return fill(frames)
+
+
+def filler(engine: Engine, rows: int, filled: int = 0) -> Callable[[int], float]:
+    """Make a function that fills so many frames of windows, and gives the seconds taken; `filled` come before them."""
     vocabulary = Vocabulary()
     ranges = [vocabulary.codebook(index) for index in range(1, CODEBOOKS)]
     choices = [Choice.of(engine, partial(most_likely, ids.start), (ids,)) for ids in ranges]
-    codes = np.random.default_rng(0).integers(0, vocabulary.codebook_size, (rows, WINDOW_FRAMES))
-    given = codes + vocabulary.codebook_start
+    random = np.random.default_rng(0)
+    given = random.integers(0, vocabulary.codebook_size, (rows, WINDOW_FRAMES)) + vocabulary.codebook_start
     prompts = np.pad(given, ((0, 0), (2, 1)), constant_values=vocabulary.start_of_audio)
-    fill_frames(engine, prompts, given[:, :WARM_UP], choices)
-    synchronize(engine)
-    began = time.perf_counter()
-    fill_frames(engine, prompts, given[:, :frames], choices)
-    return time.perf_counter() - began
+    known = random.choice(given.flat, (rows, filled * CODEBOOKS))
+    prompts = np.concatenate([prompts, known], axis=1)
+
+    def fill(frames: int) -> float:
+        synchronize(engine)
+        began = time.perf_counter()
+        fill_frames(engine, prompts, given[:, filled : filled + frames], choices)
+        return time.perf_counter() - began
+
+    return fill
 
 
 def synchronize(engine: Engine) -> None:
