@@ -15,6 +15,7 @@ import torch
 
 from yue_cli import __version__
 from yue_cli.errors import EngineError
+from yue_cli.processor import processor_name
 
 try:
     import resource
@@ -88,15 +89,6 @@ def hardware_name(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()
     return f"{processor_name()}, {threads} {'thread' if threads == 1 else 'threads'}"
-
-
-def processor_name() -> str:
-    """Name the processor, as far as the system tells."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):  # not Linux, or not x86
-        return platform.processor() or platform.machine()
 
 
 def measure_free_bytes(device: torch.device) -> int:
