@@ -24,6 +24,7 @@ from yue_cli.sampling import Noise, most_likely
 from yue_cli.settings import Settings, resolve
 from yue_cli.stages.stage1 import allowed_ids, make_sampler
 from yue_cli.stages.stage2 import cache_length
+from yue_cli.stopwatch import Watch
 from yue_cli.vocab import CODEBOOKS, WINDOW_FRAMES, Vocabulary
 
 WARM_UP = 40  # tokens or frames: kernels are chosen, compiled and recorded
@@ -75,20 +76,14 @@ def main() -> None:
 
 
 def stage1_seconds(engine: Engine, context: int, tokens: int) -> float:
-    """Sample after a prompt; seconds taken by the last `tokens`, at best."""
-    return seconds_more(singer(engine, context), tokens)
+    """Sample after a prompt; seconds that so many tokens take, without the prompt."""
+    sing = singer(engine, context)
+    sing(WARM_UP)
+    return sing(tokens).unit_s * tokens
 
 
-def seconds_more(work: Callable[[int], float], count: int) -> float:
-    """Tell how much longer so many tokens or frames more than the warm-up take; `work` gives seconds."""
-    work(WARM_UP)
-    # Both sides read the prompt, which takes longer than the tokens: each at its best, else a pause counts as a gain.
-    short, whole = (min(work(limit) for _ in range(3)) for limit in (WARM_UP, WARM_UP + count))
-    return whole - short
-
-
-def singer(engine: Engine, context: int) -> Callable[[int], float]:
-    """Make a function that samples so many tokens of stage 1 after a prompt, and gives the seconds taken."""
+def singer(engine: Engine, context: int) -> Callable[[int], Watch]:
+    """Make a function that samples so many tokens of stage 1 after a prompt, and gives the watch that saw it."""
     vocabulary = Vocabulary()
     allowed = allowed_ids("yue", vocabulary, engine.vocabulary_size)
     settings = resolve(Settings()).stage1
@@ -96,13 +91,12 @@ def singer(engine: Engine, context: int) -> Callable[[int], float]:
     advance = engine.fuse(sampler.pick, sampler.head)
     prompt = np.random.default_rng(0).integers(0, 32000, context)
 
-    def sing(tokens: int) -> float:
+    def sing(tokens: int) -> Watch:
         sampler.begin([prompt], strengths=[1.5], noise=[Noise(0, 0)])
-        synchronize(engine)
-        began = time.perf_counter()
+        watch = Watch()
         # No id ends it: -1 is never picked.
-        sample_until(engine, [prompt, prompt[-1:]], sampler, advance, end=-1, limit=tokens)
-        return time.perf_counter() - began
+        sample_until(engine, [prompt, prompt[-1:]], sampler, advance, end=-1, limit=tokens, heard=watch.hear)
+        return watch
 
     return sing
 

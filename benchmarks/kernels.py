@@ -6,7 +6,8 @@
 
 Every figure is the mean time of one call, played from a CUDA graph that goes through several layers' weights or caches,
 so that none is read from the GPU's own cache. Prints one JSON object a line: what, by which tile of the table or which
-library, microseconds, TB/s of what must be read. `benchmarks/tile_search.py` tries other tiles.
+library, microseconds, TB/s of what must be read. `benchmarks/tile_search.py` tries other tiles, and
+`benchmarks/step_profile.py` tells where the time of a whole step goes.
 """
 
 import argparse
@@ -41,13 +42,12 @@ def main() -> None:
     parser.add_argument("--cache", default="auto")
     parser.add_argument("--weights", choices=KINDS, default="plain")
     parser.add_argument("--layers", type=int, default=32)
-    parser.add_argument("--profile", action="store_true", help="tell the time by kernel")
     asked = parser.parse_args()
     with torch.inference_mode():
         if asked.what == "step":
             for mode in asked.modes:
                 how = asked.stage, asked.weights, asked.cache, mode
-                time_step(*how, asked.context, asked.count, asked.layers, asked.profile)
+                time_step(*how, asked.context, asked.count, asked.layers)
             return
         cases = product_cases(asked.kinds, asked.rows) if asked.what == "products" else attention_cases()
         for case in cases:
@@ -97,7 +97,6 @@ def time_step(
     context: int,
     count: int = 1,
     layers: int = 32,
-    with_profile: bool = False,
 ) -> None:
     """Time whole steps behind so many ids, the pick included, and how long prompts of all rows take to be read."""
     is_first = stage == "stage1"
@@ -127,12 +126,6 @@ def time_step(
     known = {"step": stage, "rows": rows, "context": context, "weights": kind, "cache": cache, "mode": mode}
     us = round(start.elapsed_time(end) * 1000 / 50, 1)
     tell(**known, count=count, how=engine.how, cost=engine.cost, us=us, prompts_ms=round(1000 * read_s, 1))
-    if with_profile:
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-            for _ in range(5):
-                ids = advance(ids).expand(rows, count)
-            torch.cuda.synchronize()
-        print(profile.key_averages().table(sort_by="self_cuda_time_total", row_limit=25, max_name_column_width=60))
     engine.close()
     torch.cuda.empty_cache()
 

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch.autograd import DeviceType
 
-from benchmarks.folder import WARM_UP, filler, seconds_more, singer
+from benchmarks.folder import WARM_UP, filler, singer
 from benchmarks.targets import bandwidth
 from yue_cli import machine
 from yue_cli.engines import open_engine, write_sizes
@@ -32,9 +32,9 @@ from yue_cli.models import SIZES
 from yue_cli.stages.stage2 import cache_length
 from yue_cli.vocab import CODEBOOKS, WINDOW_FRAMES, Vocabulary
 
-CONTEXT, TOKENS = 4000, 200  # of stage 1: before those that are timed, and how many these are
-ROWS, FILLED, FRAMES = 20, WINDOW_FRAMES // 2, 40  # of stage 2: windows, frames before those that are timed
-WATCHED = 32  # tokens or frames behind a warm-up, whose kernels are looked at
+CONTEXT = 4000  # tokens of stage 1 before those that are looked at
+ROWS, FILLED = 20, WINDOW_FRAMES // 2  # of stage 2: windows, and frames before those that are looked at
+WATCHED = 32  # tokens or frames behind a warm-up
 WAYS = [  # stage, weights, keys and values
     ("stage1", "plain", "auto"),
     ("stage1", "native-8bit", "auto"),
@@ -83,7 +83,7 @@ def profile(stage: str, form: str, cache: str, layers: int, bandwidth: float) ->
     is_first = stage == "stage1"
     count = layers or SIZES[stage]["num_hidden_layers"]
     sizes = SIZES[stage] | {"num_hidden_layers": count}
-    rows, length = (2, CONTEXT + WARM_UP + TOKENS) if is_first else (ROWS, cache_length(WINDOW_FRAMES))
+    rows, length = (2, CONTEXT + WARM_UP + WATCHED) if is_first else (ROWS, cache_length(WINDOW_FRAMES))
     each = 1 if is_first else CODEBOOKS - 1  # steps
     with tempfile.TemporaryDirectory() as folder:
         write_sizes(Path(folder), sizes, None if form == "plain" else form)
@@ -98,14 +98,13 @@ def profile(stage: str, form: str, cache: str, layers: int, bandwidth: float) ->
         )
     assert isinstance(engine, NativeEngine)
     work = singer(engine, CONTEXT) if is_first else filler(engine, ROWS, FILLED)
-    timed = TOKENS if is_first else FRAMES
-    undisturbed = seconds_more(work, timed) / (timed * each) * 1e6
+    work(WARM_UP)  # kernels are compiled, and steps recorded
     found = parts_of_steps(watch(partial(work, WARM_UP + WATCHED)), count, WATCHED * each)
     needed = {name: bytes_ / bandwidth * 1e6 for name, bytes_ in bytes_read(engine, is_first).items()}
     engine.close()
     torch.cuda.empty_cache()
     step = sum(us * (count if name in LAYER else 1) for name, us in found.items())
-    return {"us": found, "bytes_us": needed, "step_us": step, "undisturbed_step_us": undisturbed}
+    return {"us": found, "bytes_us": needed, "step_us": step}
 
 
 def watch(work: Callable[[], object]) -> list[Seen]:
@@ -183,11 +182,10 @@ def bytes_read(engine: NativeEngine, is_first: bool) -> dict[str, float]:
 def table(report: dict[str, Any]) -> list[str]:
     """Lay out microseconds of each part, with those of the bytes alone in brackets."""
     names = (*LAYER, "head", "choice", "the rest")
-    rows = [f"| a layer's | {' | '.join(names)} | a step | undisturbed |", "|---" * (len(names) + 3) + "|"]
+    rows = [f"| a layer's | {' | '.join(names)} | a step |", "|---" * (len(names) + 2) + "|"]
     for name, found in report.items():
         cells = [cell(found["us"].get(part), found["bytes_us"].get(part)) for part in names]
-        steps = [f"{found[key]:.0f}" for key in ("step_us", "undisturbed_step_us")]
-        rows.append(f"| {name} | {' | '.join([*cells, *steps])} |")
+        rows.append(f"| {name} | {' | '.join(cells)} | {found['step_us']:.0f} |")
     return rows
 
 
