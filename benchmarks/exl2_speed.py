@@ -4,9 +4,10 @@
     python -m benchmarks.exl2_speed --out exl2_speed.json [--parts ours/stage1-fp16 …] [--limit 300]
 
 Both float16 sides have random weights that are not packed; packed ones, 4.25 bits a weight in stage 1 and 8 in stage 2,
-are ours alone. Stage 1: milliseconds a token with guidance after prompts of some lengths, with room for 16,384 ids.
-Stage 2: milliseconds a frame of twenty windows, their prompts included. Each part has a process of its own, and all
-its figures are in the file as soon as it ends. The baseline's loops are in `baselines/exl2.py`.
+are ours alone (`targets.py` has the baseline's of stage 1). Stage 1: milliseconds a token with guidance after prompts
+of some lengths, with room for 16,384 ids. Stage 2: milliseconds a frame of twenty windows, their prompts included.
+Each part has a process of its own, and all its figures are in the file as soon as it ends. The baseline's loops are in
+`baselines/exl2.py`.
 """
 
 import argparse
@@ -29,7 +30,6 @@ from yue_cli.vocab import WINDOW_FRAMES
 
 LENGTH = 16_384  # ids that the cache of stage 1 has room for, as in the baseline
 TOKENS = 100  # that are timed at each context
-PACKED = {"stage1": (4.25, 6), "stage2": (8.0, 8)}  # bits a weight of the layers, of the head
 TARGETS = {"stage1": (9.5, 1.5), "stage2": (36.0, 2.0)}  # milliseconds on an H200, and times as fast as the baseline
 UNITS = {"stage1": "ms a token", "stage2": "ms a frame"}
 
@@ -92,15 +92,12 @@ def ours(stage: str, is_packed: bool, layers: int, scratch: Path) -> Figures:
 def write(folder: Path, stage: str, is_packed: bool, layers: int) -> float:
     """Write a model, of which only packed weights are really there. Returns the seconds it took."""
     began = time.perf_counter()
-    sizes = SIZES[stage] | {"architectures": ["LlamaForCausalLM"], "num_hidden_layers": layers}
     if is_packed:
-        bits, head_bits = PACKED[stage]
-        generator = torch.Generator("cuda").manual_seed(0)
-        random_exl2.write_model(folder, sizes, bits, head_bits, generator=generator)
+        random_exl2.write_stage(folder, stage, layers, "cuda")
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     else:
-        write_sizes(folder, sizes)
+        write_sizes(folder, SIZES[stage] | {"architectures": ["LlamaForCausalLM"], "num_hidden_layers": layers})
     return time.perf_counter() - began
 
 
@@ -115,7 +112,7 @@ def table(report: Figures) -> list[str]:
             report.get(name, {}).get("ms")
             for name in (f"baseline/{stage}", f"ours/{stage}-fp16", f"ours/{stage}-packed")
         ]
-        bits = f"{UNITS[stage]}; packed: {PACKED[stage][0]:g} bits"
+        bits = f"{UNITS[stage]}; packed: {random_exl2.PACKED[stage][0]:g} bits"
         for context in CONTEXTS if stage == "stage1" else (None,):
             found = [side if context is None or side is None else side[context] for side in sides]
             ratio = found[0] / found[1] if found[0] and found[1] else None

@@ -106,10 +106,14 @@ class Bench:
             unfinished.rename(self.models)
             Library(self.home, {}).locate(str(self.models), "codec")  # which is converted once, as after a download
             self.figures["models_written_s"] = round(time.perf_counter() - began, 1)
-        self.figures["models_bytes"] = sum(path.stat().st_size for path in self.models.glob("[sc]*/**/*.*"))
+        self.figures["models_bytes"] = self.models_bytes()
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
         self.write()
+
+    def models_bytes(self) -> int:
+        """Add up the files of the three models, without quantized copies."""
+        return sum(path.stat().st_size for path in self.models.glob("[sc]*/**/*.*"))
 
     def take(self, step: str, work: Callable[[], dict[str, Any]]) -> None:
         """Do one step, print its figures and write all of them down."""

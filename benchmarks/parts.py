@@ -29,12 +29,13 @@ def run(
     preload: Sequence[str],
     gpus: Sequence[str | None] = (None,),
     before: Figures | None = None,
+    part_limit_s: float = PART_LIMIT_S,
 ) -> Figures:
     """Run parts and return the figures of all by name; all are in `out` as soon as one ends.
 
     limit_s: seconds, after which no part begins. preload: modules that are imported once, for all. gpus: each takes the
     next part as soon as it is free, and is the only one that this part sees; None: what all see. before: figures of
-    parts that have run already, which come first.
+    parts that have run already, which come first. part_limit_s: seconds, after which a part is given up.
     """
     # One process loads the libraries, and every part's process begins as a copy of it.
     context = multiprocessing.get_context("forkserver")
@@ -53,7 +54,7 @@ def run(
                 found: Figures = {"failed": "not begun: the time was over"}
             else:
                 print(f"\n{name} ({spent:.0f} s)", flush=True)
-                found = _run_apart(context, part, gpu)
+                found = _run_apart(context, part, gpu, part_limit_s)
                 found["took_s"] = round(time.perf_counter() - began - spent, 1)
             with lock:
                 report[name] = found | ({} if gpu is None else {"gpu": gpu})
@@ -72,14 +73,14 @@ def run(
     return report
 
 
-def _run_apart(context: ForkServerContext, part: Part, gpu: str | None) -> Figures:
+def _run_apart(context: ForkServerContext, part: Part, gpu: str | None, limit_s: float) -> Figures:
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=_answer, args=(there, part, gpu))
     process.start()
     there.close()
     try:
-        if not here.poll(PART_LIMIT_S):
-            return {"failed": f"not done after {PART_LIMIT_S:.0f} s"}
+        if not here.poll(limit_s):
+            return {"failed": f"not done after {limit_s:.0f} s"}
         found: Figures = here.recv()
         return found
     except EOFError:

@@ -21,6 +21,7 @@ from yue_cli.models import SIZES
 from yue_cli.resources import resource
 from yue_cli.tokenizer import TOKENIZER_FILE
 
+PACKED = {"stage1": (4.25, 6), "stage2": (8.0, 8)}  # bits a weight of the layers, of the head, in comparisons
 GROUP = 128  # quantized rows that share a scale
 _GROUP_BITS = 4 / GROUP  # what a weight costs beside its value
 
@@ -39,6 +40,12 @@ def main() -> None:
         arguments.folder, config, arguments.bits, arguments.head_bits, generator=torch.Generator(arguments.device)
     )
     shutil.copyfile(resource(f"toy/{TOKENIZER_FILE}"), arguments.folder / TOKENIZER_FILE)
+
+
+def write_stage(folder: Path, stage: str, layers: int, device: str) -> None:
+    """Write a model of a stage's published size, but for its layers, in the bits of comparisons."""
+    sizes = SIZES[stage] | {"architectures": ["LlamaForCausalLM"], "num_hidden_layers": layers}
+    write_model(folder, sizes, *PACKED[stage], generator=torch.Generator(device).manual_seed(0))
 
 
 def write_model(

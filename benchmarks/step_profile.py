@@ -3,9 +3,10 @@
     python -m benchmarks.step_profile --out profile.json [--only stage1/plain/auto …]
 
 Models have the published sizes and made-up weights. Steps are played from the graphs that songs play, the choice of
-the next id included, while PyTorch's profiler keeps when each kernel began and ended. Kernels overlap: each begins
-before the one before has ended. So a kernel's time is what passes from the end of the one before to its own, and all
-of them add up to a step. Bytes are over the bandwidth that `benchmarks/targets.py` measures, in the same process.
+the next id included (that of stage 2 is in "the rest"), while PyTorch's profiler keeps when each kernel began and
+ended. Kernels overlap: each begins before the one before has ended. So a kernel's time is what passes from the end of
+the one before to its own, and all of them add up to a step. Bytes are over the bandwidth that `benchmarks/targets.py`
+measures, in the same process.
 """
 
 import argparse
@@ -23,8 +24,8 @@ from typing import Any
 import torch
 from torch.autograd import DeviceType
 
+from benchmarks import targets
 from benchmarks.folder import WARM_UP, filler, singer
-from benchmarks.targets import bandwidth
 from yue_cli import machine
 from yue_cli.engines import open_engine, write_sizes
 from yue_cli.engines.native.engine import NativeEngine
@@ -64,7 +65,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=0, help="fewer than the published models have")
     asked = parser.parse_args()
     device = torch.device("cuda")
-    read = bandwidth("cuda", 0)["read"]
+    read = targets.bandwidth("cuda", 0)["read"]
     report: dict[str, Any] = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": " ".join(sys.argv),
@@ -73,12 +74,12 @@ def main() -> None:
         "bandwidth": read,
     }
     for name in asked.only:
-        report[name] = profile(*known[name], asked.layers, read)
+        report[name] = time_parts(*known[name], asked.layers, read)
         print(*table({name: report[name]}), sep="\n", flush=True)
         asked.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
-def profile(stage: str, form: str, cache: str, layers: int, bandwidth: float) -> dict[str, Any]:
+def time_parts(stage: str, form: str, cache: str, layers: int, bandwidth: float) -> dict[str, Any]:
     """Time the parts of a step, as it is and by its bytes alone; microseconds."""
     is_first = stage == "stage1"
     count = layers or SIZES[stage]["num_hidden_layers"]

@@ -8,7 +8,7 @@ The first of these commands writes models for whole songs, and compiles their ke
 All models have the published sizes and random weights. Each part runs in a process of its own, which cannot harm the
 others, and all its figures are in the file as soon as it ends; when --limit seconds are over, no more parts begin.
 With several GPUs each part still has one, and the next part goes to whichever is free. Whole songs come last, through
-the command line, one at a time on the first GPU while nothing else is at work; they know no limit.
+the command line, one at a time on the first GPU while nothing else is at work, whatever --limit says.
 Targets were set for an H200, whose memory was read at 4.49 TB/s; "here" is what the same share of this card's
 bandwidth would give. Of the baselines, whole songs and 16 songs are computed from what their stages take.
 """
@@ -16,16 +16,20 @@ bandwidth would give. Of the baselines, whole songs and 16 songs are computed fr
 import argparse
 import json
 import math
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from datetime import UTC, datetime
 from functools import partial
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from benchmarks import random_exl2
 from benchmarks.parts import Figures, run
-from yue_cli import bench, timings
+from yue_cli import bench, models, timings
 from yue_cli.events import Event, Note
 from yue_cli.settings import Layer, combine, resolve
 from yue_cli.vocab import CODEBOOKS, FRAME_RATE, WINDOW_FRAMES
@@ -37,8 +41,8 @@ BASELINE_TOKENS, BASELINE_FRAMES = 16, 10  # that are timed at each context
 WINDOWS, SONGS = 20, 16
 SONG_S, LONG_SONG_S = 60.0, 300.0
 SONG_TOKENS = round(SONG_S * 2 * FRAME_RATE)
-EXL2_BITS, EXL2_HEAD_BITS = 4.25, 6  # of a weight, in the layers and in the head
-SONG_FORMAT = "native-4bit"  # of stage 1's weights in the fastest song
+SONG_FORMAT = models.FOUR_BIT  # of stage 1's weights in the fastest song
+SONG_LIMIT_S = 300.0  # for a whole song, which gives itself up before that
 
 # name, what it is, target on an H200, unit; of times, the least is best.
 TARGETS = [
@@ -71,12 +75,20 @@ def main() -> None:
     arguments = parser.parse_args()
     chosen = {name: partial(parts[name], arguments.device, arguments.layers) for name in arguments.parts}
     preload = ["torch", "yue_cli.bench", "yue_cli.workbench"]
-    report = run(chosen, arguments.out, arguments.limit, preload, arguments.gpus)
+    report = run(chosen, arguments.out, arguments.limit, preload, arguments.gpus, described())
     if arguments.folder is not None:
         chosen = {name: partial(song, arguments.device, arguments.folder) for name, song in songs.items()}
-        report = run(chosen, arguments.out, math.inf, preload, arguments.gpus[:1], report)
+        report = run(chosen, arguments.out, math.inf, preload, arguments.gpus[:1], report, SONG_LIMIT_S)
     print("", *table(report), sep="\n", flush=True)
     arguments.out.write_text(json.dumps(report | {"table": table(report)}, indent=1) + "\n", encoding="utf-8")
+
+
+def described() -> Figures:
+    """Tell when, how and with what this run began."""
+    from yue_cli import machine
+
+    found: Figures = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "command": " ".join(sys.argv)}
+    return found | {"versions": machine.versions() | {name: version(name) for name in ("triton",) if find_spec(name)}}
 
 
 def known_parts() -> dict[str, Callable[[str, int], Figures]]:
@@ -211,19 +223,14 @@ def original_model(stage: str, device: str, layers: int) -> Any:
 
 def exl2_stage1(device: str, layers: int, is_packed: bool = False) -> Figures:
     """Time stage 1 of YuE-exllamav2; is_packed: with EXL2 weights instead of float16."""
-    import torch
-
     from benchmarks.baselines import exl2
-    from yue_cli.models import SIZES
 
     exl2.lend_flash_attention()
     if not is_packed:
         model = exl2.make("stage1", layers)
     else:
-        sizes = SIZES["stage1"] | {"architectures": ["LlamaForCausalLM"], "num_hidden_layers": layers}
         with tempfile.TemporaryDirectory() as name:
-            generator = torch.Generator(device).manual_seed(0)
-            random_exl2.write_model(Path(name), sizes, EXL2_BITS, EXL2_HEAD_BITS, generator=generator)
+            random_exl2.write_stage(Path(name), "stage1", layers, device)
             model = exl2.load(name, no_sdpa=True)
     return time_contexts(partial(exl2.seconds_a_token, model))
 
@@ -239,10 +246,13 @@ def whole_song(is_fast: bool, device: str, folder: Path) -> Figures:
     """Sing from lyrics to mix.wav through the command line."""
     from benchmarks import full_song
 
-    bench, tokens = full_song.Bench(folder, device, folder / "songs.json"), SONG_TOKENS // 2  # of each of two segments
+    songs, tokens = full_song.Bench(folder, device, Path()), SONG_TOKENS // 2  # of each of two segments
     if is_fast:
-        return full_song.time_fast_song(bench, tokens, SONG_FORMAT)
-    return full_song.time_song(bench, "song", tokens)
+        assert (folder / SONG_FORMAT).is_dir(), f"{folder} has no {SONG_FORMAT}: full_song makes it"
+        found = full_song.time_fast_song(songs, tokens, SONG_FORMAT)
+    else:
+        found = full_song.time_song(songs, "song", tokens)
+    return found | {"models_bytes": songs.models_bytes()}
 
 
 def table(report: Figures) -> list[str]:
@@ -280,7 +290,8 @@ def summary_of_ours(report: Figures) -> Figures:
             found[f"stage2_{form}_s"] = part["window_s"]
     for name, part in parts_of(report, "whole").items():
         found[f"whole_{name}_s"] = part["wall_less_loading_s"]
-        found.setdefault("first_token_s", part["first_tokens_s"])
+        if name == "bf16":
+            found["first_token_s"] = part["first_tokens_s"]
     if "decode" not in parts:
         return found
     found["decode_s"] = decode_s = parts["decode"]["seconds"]

@@ -1,7 +1,7 @@
 """Two tracks of codes made into a song as YuE's programs make it: each network runs once over a whole track.
 
 Weight norm is computed at every call, Snake in passes of its own, and codes are looked up twice; stems, their mix and
-the exchange of its low band are made on the CPU. No files are written in between, as those programs write them.
+the exchange of its low band are made on the CPU. Those programs also write files in between; this does not.
 """
 
 from typing import Any
@@ -40,10 +40,13 @@ def unfold(decoder: nn.Module) -> None:
 
 @torch.inference_mode()
 def decode(decoders: Decoders, vocal: np.ndarray, instrumental: np.ndarray) -> Stems:
-    """Decode whole tracks, integers [K, T], one network after the other. `decoders` must have been unfolded."""
+    """Decode whole tracks, integers [K, T], one network after the other; stems and mix are what `stages.decode` gives.
+
+    `decoders` must have been unfolded.
+    """
     codec = decoders.codec
     tracks = [torch.from_numpy(track)[None].to(decoders.device) for track in (vocal, instrumental)]
-    low = sum(_decode_low(codec, track).clamp(-mixing.LIMIT, mixing.LIMIT).cpu() for track in tracks)
+    first, second = (_decode_low(codec, track).clamp(-mixing.LIMIT, mixing.LIMIT).cpu() for track in tracks)
     stems = [
         vocoder.decode(codec.embed(track)).cpu().numpy()
         for vocoder, track in zip((decoders.vocal, decoders.instrumental), tracks, strict=True)
@@ -51,8 +54,7 @@ def decode(decoders: Decoders, vocal: np.ndarray, instrumental: np.ndarray) -> S
     mix = stems[0] + stems[1]
     for samples in (mix, *stems):
         mixing.limit(samples, "scale")
-    assert isinstance(low, Tensor)
-    return Stems(mixing.replace_low(low.numpy(), mix), *stems)
+    return Stems(mixing.replace_low((first + second).numpy(), mix), *stems)
 
 
 def _decode_low(codec: Codec, codes: Tensor) -> Tensor:

@@ -17,6 +17,8 @@ from yue_cli.engines.native.config import LlamaConfig
 from yue_cli.engines.native.quantized import Matrix, QuantizedWeight, Unpack
 from yue_cli.processor import is_intel
 
+_TURNED, _TURNED_ON_INTEL = range(1, 49), range(8, 49)  # rows
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -161,10 +163,10 @@ def linear(x: Tensor, weight: Matrix, unpack: Unpack | None = None) -> Tensor:
 def _few_rows() -> range:
     """Tell for how many rows `weight @ x.T` beats `x @ weight.T` on a CPU in float32.
 
-    On an AMD EPYC from the first on, by up to three times at 2 to 4 rows; on an Intel Xeon the other order is up to
-    four times as fast for 2 to 6.
+    On an AMD EPYC from the first on, by up to three times at 2 to 4 rows. On an Intel Xeon the other order is up to
+    four times as fast for 2 to 6; for one row both take as long, for eight nearly, but for wide matrices.
     """
-    return range(9 if is_intel() else 1, 49)
+    return _TURNED_ON_INTEL if is_intel() else _TURNED
 
 
 def _parts(weight: Matrix) -> list[Tensor]:
