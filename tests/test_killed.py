@@ -1,16 +1,13 @@
 """A run that is killed at any moment, and run again, leaves the very song that an undisturbed one does."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import textwrap
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from tests import killing
 from yue_cli.resources import resource
 
 COMMAND = ["run", "song", "--preset", "toy", "--genre", "slow folk", "--lyrics", "lyrics.txt", "--seed", "7", "-q"]
@@ -20,89 +17,19 @@ FOLLOW = ["--vocal", SOUNDS[0], "--instrumental", SOUNDS[1]]
 TAKES = ["--takes", "2"]
 LYRICS = "[verse]\nOne small light in the rain\n\n[chorus]\nCome home again\n"
 
-# Runs the real command and kills itself: before the N-th operation on a file of the song, before the N-th step of an
-# engine, amid the N-th language model that is loaded, or amid the codec. File operations are seen by Python's audit
-# hook, steps and tensors are only counted: the product does its own work.
-DRIVER = textwrap.dedent(
-    """
-    import os, signal, sys
-
-    def kill():
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    mode, limit, *arguments = sys.argv[1:]
-    seen = []
-
-    def watch(event, details):
-        if event in ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir") and not isinstance(details[0], int):
-            path = os.path.relpath(os.fsdecode(details[0]), "song")
-            if not path.startswith(".."):
-                seen.append(path)
-                if mode == "operation" and len(seen) == int(limit):
-                    kill()
-
-    from xcodec_mini_infer import checkpoint
-    from yue_cli.engines.native.engine import NativeEngine
-    from yue_cli.engines.native.loader import Loader
-    from yue_cli.main import execute
-
-    steps, step = 0, NativeEngine.step
-
-    def counted_step(*arguments):
-        global steps
-        steps += 1
-        if mode == "step" and steps == int(limit):
-            kill()
-        return step(*arguments)
-
-    loads = reads = 0
-    load, read_into, load_vocoder = Loader.load, Loader.read_into, checkpoint.load_vocoder
-
-    def counted_load(*arguments):
-        global loads, reads
-        loads, reads = loads + 1, 0
-        return load(*arguments)
-
-    def counted_read_into(*arguments, **more):
-        global reads
-        reads += 1
-        if mode == "load" and loads == int(limit) and reads == 5:
-            kill()
-        return read_into(*arguments, **more)
-
-    def load_no_vocoder(*arguments):
-        if mode == "codec":
-            kill()
-        return load_vocoder(*arguments)
-
-    NativeEngine.step = counted_step
-    Loader.load, Loader.read_into, checkpoint.load_vocoder = counted_load, counted_read_into, load_no_vocoder
-    sys.addaudithook(watch)
-    code = execute(arguments)
-    print("operations:", *seen)
-    sys.stdout.flush()
-    os._exit(code)
-    """
-)
-
 
 class Songs:
     """Makes the same song in one folder after another, with one shared home for the toy."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.driver = root / "driver.py"
-        self.driver.write_text(DRIVER)
-        self.environment = os.environ | {"YUE_HOME": str(root / "home")}
+        self.environment = {"YUE_HOME": str(root / "home")}
 
-    def run(
-        self, name: str, mode: str = "never", limit: int = 0, more: list[str] | None = None
-    ) -> subprocess.CompletedProcess[str]:
+    def run(self, name: str, mode: str = "never", limit: int = 0, more: list[str] | None = None) -> killing.Ended:
         folder = self.root / name
         folder.mkdir(exist_ok=True)
         (folder / "lyrics.txt").write_text(LYRICS)
-        command = [sys.executable, str(self.driver), mode, str(limit), *COMMAND, *(more or [])]
-        return subprocess.run(command, cwd=folder, env=self.environment, capture_output=True, text=True, timeout=120)
+        return killing.run(folder, self.environment, mode, limit, [*COMMAND, *(more or [])])
 
     def contents(self, name: str) -> dict[str, object]:
         """Read every file that makes up the song; manifests without the seconds they took."""
@@ -128,16 +55,16 @@ def undisturbed(songs):
     """Make the song once: its files, and the files that it worked on one after the other."""
     songs.run("warm-up")
     result = songs.run("undisturbed")
-    assert result.returncode == 0, result.stderr
+    assert result.code == 0, result.error
     contents = songs.contents("undisturbed")
     assert {"stage1/vocal.npy", "stage2/manifest.json", "audio/mix.wav"} <= contents.keys()
-    operations = result.stdout.split("operations:")[1].split()
+    operations = result.operations
     return contents, operations
 
 
 def assert_same_song(songs, name, contents, more=None):
     result = songs.run(name, more=more)  # a reference is asked for no more: it is stored with the song
-    assert result.returncode == 0, result.stderr
+    assert result.code == 0, result.error
     found = songs.contents(name)
     assert found.keys() == contents.keys()
     different = [file for file in contents if found[file] != contents[file]]
@@ -155,7 +82,7 @@ def test_killed_before_operations_on_files_all_over_the_run(songs, undisturbed):
     def kill_and_resume(point):
         name = f"operation-{point}"
         killed = songs.run(name, "operation", point)
-        assert killed.returncode == -signal.SIGKILL, f"not killed at operation {point}: {killed.stderr}"
+        assert killed.code == -signal.SIGKILL, f"not killed at operation {point}: {killed.error}"
         assert_same_song(songs, name, contents)
         return point
 
@@ -170,24 +97,24 @@ def test_killed_again_and_again_while_it_works(songs, undisturbed):
     # twice in stage 2, which then has only its own steps.
     for steps in (30, 90, 150, 300):
         killed = songs.run("again-and-again", "step", steps)
-        assert killed.returncode == -signal.SIGKILL, f"not killed at step {steps}: {killed.stderr}"
+        assert killed.code == -signal.SIGKILL, f"not killed at step {steps}: {killed.error}"
     assert_same_song(songs, "again-and-again", contents)
 
 
 @pytest.mark.slow
 def test_killed_while_reference_audio_is_encoded(songs, undisturbed):
     result = songs.run("followed", more=FOLLOW)
-    assert result.returncode == 0, result.stderr
+    assert result.code == 0, result.error
     expected = songs.contents("followed")
     assert expected["stage1/vocal.npy"] != undisturbed[0]["stage1/vocal.npy"]
-    operations = result.stdout.split("operations:")[1].split()
+    operations = result.operations
     points = [number for number, path in enumerate(operations, start=1) if "reference" in path]
     assert len(points) >= 8, operations
 
     def kill_and_resume(point):
         name = f"followed-{point}"
         killed = songs.run(name, "operation", point, more=FOLLOW)
-        assert killed.returncode == -signal.SIGKILL, f"not killed at operation {point}: {killed.stderr}"
+        assert killed.code == -signal.SIGKILL, f"not killed at operation {point}: {killed.error}"
         assert_same_song(songs, name, expected)
 
     with ThreadPoolExecutor(max_workers=2) as pool:
@@ -197,17 +124,17 @@ def test_killed_while_reference_audio_is_encoded(songs, undisturbed):
 @pytest.mark.slow
 def test_killed_while_takes_are_made_together(songs):
     result = songs.run("takes", more=TAKES)
-    assert result.returncode == 0, result.stderr
+    assert result.code == 0, result.error
     expected = songs.contents("takes")
     assert {"takes/01/audio/mix.wav", "takes/02/stage1/segments/002.json", "song.yaml"} <= expected.keys()
     assert expected["takes/01/stage1/vocal.npy"] != expected["takes/02/stage1/vocal.npy"]
-    operations = result.stdout.split("operations:")[1].split()
+    operations = result.operations
     points = [1 + number * (len(operations) - 1) // 15 for number in range(16)]
 
     def kill_and_resume(point):
         name = f"takes-{point}"
         killed = songs.run(name, "operation", point, more=TAKES)
-        assert killed.returncode == -signal.SIGKILL, f"not killed at operation {point}: {killed.stderr}"
+        assert killed.code == -signal.SIGKILL, f"not killed at operation {point}: {killed.error}"
         assert_same_song(songs, name, expected, TAKES)
 
     with ThreadPoolExecutor(max_workers=2) as pool:
@@ -215,7 +142,7 @@ def test_killed_while_takes_are_made_together(songs):
     # In the first segment, in the second, and twice in stage 2, whose two batches have 419 steps each.
     for steps in (30, 90, 150, 600):
         killed = songs.run("takes-again", "step", steps, more=TAKES)
-        assert killed.returncode == -signal.SIGKILL, f"not killed at step {steps}: {killed.stderr}"
+        assert killed.code == -signal.SIGKILL, f"not killed at step {steps}: {killed.error}"
     assert_same_song(songs, "takes-again", expected, TAKES)
 
 
@@ -229,7 +156,7 @@ def test_killed_while_models_are_loaded(songs, undisturbed):
         ("codec", 1, {"song.yaml", "stage1/manifest.json", "stage2/manifest.json"}),
     ):
         killed = songs.run("loading", mode, number)
-        assert killed.returncode == -signal.SIGKILL, f"not killed in {mode} {number}: {killed.stderr}"
+        assert killed.code == -signal.SIGKILL, f"not killed in {mode} {number}: {killed.error}"
         kept = songs.contents("loading")
         assert {file for file in kept if file == "song.yaml" or file.endswith("manifest.json")} == there
         assert not [file for file in kept if ".writing-" in file]

@@ -357,5 +357,5 @@ def test_a_device_without_memory_says_what_was_tried(checkpoint: Path, monkeypat
     with pytest.raises(OutOfMemory) as error:
         advance(ids)
     assert str(error.value) == (
-        "cpu: not enough memory for recording a step of 1 rows; use fewer rows, a shorter context or a smaller model."
+        "cpu: not enough memory for recording a step of 1 row; use fewer rows, a shorter context or a smaller model."
     )

@@ -241,7 +241,7 @@ class NativeEngine(Engine):
             rows, count = ids.shape
             assert count <= _FEW, f"{count} ids a row are too many for one fused step"
             self._check_room(rows, count)
-            with self._on_device(), enough_memory(self.device, f"recording a step of {rows} rows"):
+            with self._on_device(), enough_memory(self.device, f"recording a step of {_counted(rows)}"):
                 place, answer = self._place(rows, count), self._place(rows, 1)
                 place.copy_(ids)  # which costs nothing where they are the last answer
                 extent, columns, step = self._extent(count), self._head(head), self._step
@@ -329,7 +329,12 @@ class NativeEngine(Engine):
 
 def needs(weights: int, cache: int, rows: int, length: int) -> str:
     """Say what an engine takes; sizes in bytes."""
-    return f"{weights / 1e9:.1f} GB of weights and {cache / 1e9:.1f} GB of cache ({rows} rows of {length} tokens)"
+    room = f"{_counted(rows)} of {length} tokens"
+    return f"{weights / 1e9:.1f} GB of weights and {cache / 1e9:.1f} GB of cache ({room})"
+
+
+def _counted(rows: int) -> str:
+    return f"{rows} {'row' if rows == 1 else 'rows'}"
 
 
 @contextmanager
