@@ -24,7 +24,6 @@ from benchmarks.folder import stage1_seconds, stage2_seconds
 from benchmarks.parts import Figures, run
 from benchmarks.targets import CONTEXTS, WINDOWS
 from yue_cli.engines import describe, open_engine, write_sizes
-from yue_cli.models import SIZES
 from yue_cli.stages.stage2 import cache_length
 from yue_cli.vocab import WINDOW_FRAMES
 
@@ -97,7 +96,7 @@ def write(folder: Path, stage: str, is_packed: bool, layers: int) -> float:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     else:
-        write_sizes(folder, SIZES[stage] | {"architectures": ["LlamaForCausalLM"], "num_hidden_layers": layers})
+        write_sizes(folder, random_exl2.sizes(stage, layers))
     return time.perf_counter() - began
 
 

@@ -34,13 +34,14 @@ def run(
     """Run parts and return the figures of all by name; all are in `out` as soon as one ends.
 
     limit_s: seconds, after which no part begins. preload: modules that are imported once, for all. gpus: each takes the
-    next part as soon as it is free, and is the only one that this part sees; None: what all see. before: figures of
-    parts that have run already, which come first. part_limit_s: seconds, after which a part is given up.
+    next part as soon as it is free, and is the only one that this part sees; None: what all see. before: figures that
+    come first, as of parts that have run already. part_limit_s: seconds, after which a part is given up.
     """
     # One process loads the libraries, and every part's process begins as a copy of it.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(preload))
-    report = dict(before or {"date": datetime.now(UTC).isoformat(timespec="seconds"), "command": " ".join(sys.argv)})
+    report: Figures = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "command": " ".join(sys.argv)}
+    report |= before or {}
     began, waiting, lock = time.perf_counter(), deque(parts.items()), threading.Lock()
 
     def take_parts(gpu: str | None) -> None:

@@ -11,6 +11,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -35,17 +36,19 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=32)
     parser.add_argument("--device", default="cpu", help="where the weights are drawn")
     arguments = parser.parse_args()
-    config = SIZES[arguments.stage] | {"architectures": ["LlamaForCausalLM"], "num_hidden_layers": arguments.layers}
-    write_model(
-        arguments.folder, config, arguments.bits, arguments.head_bits, generator=torch.Generator(arguments.device)
-    )
+    config, generator = sizes(arguments.stage, arguments.layers), torch.Generator(arguments.device)
+    write_model(arguments.folder, config, arguments.bits, arguments.head_bits, generator=generator)
     shutil.copyfile(resource(f"toy/{TOKENIZER_FILE}"), arguments.folder / TOKENIZER_FILE)
+
+
+def sizes(stage: str, layers: int) -> dict[str, Any]:
+    """Tell what a config.json says of a stage's published model with so many layers."""
+    return SIZES[stage] | {"architectures": ["LlamaForCausalLM"], "num_hidden_layers": layers}
 
 
 def write_stage(folder: Path, stage: str, layers: int, device: str) -> None:
     """Write a model of a stage's published size, but for its layers, in the bits of comparisons."""
-    sizes = SIZES[stage] | {"architectures": ["LlamaForCausalLM"], "num_hidden_layers": layers}
-    write_model(folder, sizes, *PACKED[stage], generator=torch.Generator(device).manual_seed(0))
+    write_model(folder, sizes(stage, layers), *PACKED[stage], generator=torch.Generator(device).manual_seed(0))
 
 
 def write_model(

@@ -16,11 +16,9 @@ bandwidth would give. Of the baselines, whole songs and 16 songs are computed fr
 import argparse
 import json
 import math
-import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -29,7 +27,7 @@ from typing import Any
 
 from benchmarks import random_exl2
 from benchmarks.parts import Figures, run
-from yue_cli import bench, models, timings
+from yue_cli import bench, machine, models, timings
 from yue_cli.events import Event, Note
 from yue_cli.settings import Layer, combine, resolve
 from yue_cli.vocab import CODEBOOKS, FRAME_RATE, WINDOW_FRAMES
@@ -74,21 +72,14 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="of models for whole songs")
     arguments = parser.parse_args()
     chosen = {name: partial(parts[name], arguments.device, arguments.layers) for name in arguments.parts}
+    versions = machine.versions() | ({"triton": version("triton")} if find_spec("triton") else {})
     preload = ["torch", "yue_cli.bench", "yue_cli.workbench"]
-    report = run(chosen, arguments.out, arguments.limit, preload, arguments.gpus, described())
+    report = run(chosen, arguments.out, arguments.limit, preload, arguments.gpus, {"versions": versions})
     if arguments.folder is not None:
         chosen = {name: partial(song, arguments.device, arguments.folder) for name, song in songs.items()}
         report = run(chosen, arguments.out, math.inf, preload, arguments.gpus[:1], report, SONG_LIMIT_S)
     print("", *table(report), sep="\n", flush=True)
     arguments.out.write_text(json.dumps(report | {"table": table(report)}, indent=1) + "\n", encoding="utf-8")
-
-
-def described() -> Figures:
-    """Tell when, how and with what this run began."""
-    from yue_cli import machine
-
-    found: Figures = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "command": " ".join(sys.argv)}
-    return found | {"versions": machine.versions() | {name: version(name) for name in ("triton",) if find_spec(name)}}
 
 
 def known_parts() -> dict[str, Callable[[str, int], Figures]]:

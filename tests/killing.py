@@ -16,6 +16,7 @@ from yue_cli.engines.native.loader import Loader
 from yue_cli.main import execute
 
 TIMEOUT_S = 120
+STDOUT, STDERR = "stdout.txt", "stderr.txt"
 CHANGES = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir")  # of files, as Python's audit hook names them
 AMID_LOADING = 5  # tensors of a model that are there by then
 
@@ -33,7 +34,7 @@ def run(folder: Path, environment: dict[str, str], mode: str, limit: int, argume
     """Make a song in `folder/song`.
 
     mode, limit: where it is killed: before the N-th "operation" on a file of the song, before the N-th "step" of an
-    engine, amid the "load" of the N-th language model, or of the "codec"; "never".
+    engine, amid the "load" of the N-th language model, or of the "codec"; "never". Raises TimeoutError.
     """
     # One process imports what all need, and each begins as a copy of it.
     context = multiprocessing.get_context("forkserver")
@@ -41,20 +42,19 @@ def run(folder: Path, environment: dict[str, str], mode: str, limit: int, argume
     process = context.Process(target=_sing, args=(folder, environment, mode, limit, list(arguments)))
     process.start()
     process.join(TIMEOUT_S)
-    if process.exitcode is None:
-        process.kill()
-        process.join()
-    told = (folder / "stdout.txt").read_text(encoding="utf-8")
-    _, _, operations = told.partition("operations:")
     code = process.exitcode
-    assert code is not None
-    return Ended(code, operations.split(), (folder / "stderr.txt").read_text(encoding="utf-8"))
+    told, error = ((folder / name).read_text(encoding="utf-8") for name in (STDOUT, STDERR))
+    if code is None:
+        process.kill()  # whose code would be that of a process that killed itself
+        process.join()
+        raise TimeoutError(f"not over after {TIMEOUT_S} s: {error}")
+    return Ended(code, told.partition("operations:")[2].split(), error)
 
 
 def _sing(folder: Path, environment: dict[str, str], mode: str, limit: int, arguments: list[str]) -> None:
     os.chdir(folder)
     os.environ.update(environment)
-    for number, name in ((1, "stdout.txt"), (2, "stderr.txt")):
+    for number, name in ((1, STDOUT), (2, STDERR)):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     operations: list[str] = []
 

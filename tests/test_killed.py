@@ -58,8 +58,7 @@ def undisturbed(songs):
     assert result.code == 0, result.error
     contents = songs.contents("undisturbed")
     assert {"stage1/vocal.npy", "stage2/manifest.json", "audio/mix.wav"} <= contents.keys()
-    operations = result.operations
-    return contents, operations
+    return contents, result.operations
 
 
 def assert_same_song(songs, name, contents, more=None):

@@ -62,7 +62,6 @@ def test_products_of_few_rows_are_computed_in_the_order_that_suits(
     asked: list[int] = []
     plainly = torch.nn.functional.linear
     monkeypatch.setattr(model, "is_intel", lambda: is_intel)
-    monkeypatch.setattr(model, "_few_rows", model._few_rows.__wrapped__)  # not what is known of this one
     monkeypatch.setattr(model.F, "linear", lambda x, weight: asked.append(rows) or plainly(x, weight))
     draw = torch.Generator().manual_seed(rows)
     x, weight = torch.randn(rows, 1, 64, generator=draw), torch.randn(96, 64, generator=draw)

@@ -5,7 +5,6 @@ embedding by halves, grouped queries (arXiv 2305.13245), RMSNorm in float32, Swi
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +16,7 @@ from yue_cli.engines.native.config import LlamaConfig
 from yue_cli.engines.native.quantized import Matrix, QuantizedWeight, Unpack
 from yue_cli.processor import is_intel
 
-_TURNED, _TURNED_ON_INTEL = range(1, 49), range(8, 49)  # rows
+_FEW_ROWS, _FEW_ROWS_ON_INTEL = range(1, 49), range(8, 49)
 
 
 @dataclass(frozen=True)
@@ -159,14 +158,13 @@ def linear(x: Tensor, weight: Matrix, unpack: Unpack | None = None) -> Tensor:
     return F.linear(x, weight)
 
 
-@lru_cache
 def _few_rows() -> range:
     """Tell for how many rows `weight @ x.T` beats `x @ weight.T` on a CPU in float32.
 
     On an AMD EPYC from the first on, by up to three times at 2 to 4 rows. On an Intel Xeon the other order is up to
     four times as fast for 2 to 6; for one row both take as long, for eight nearly, but for wide matrices.
     """
-    return _TURNED_ON_INTEL if is_intel() else _TURNED
+    return _FEW_ROWS_ON_INTEL if is_intel() else _FEW_ROWS
 
 
 def _parts(weight: Matrix) -> list[Tensor]:
